@@ -1,0 +1,329 @@
+//! [`Handler`]: a hub as a service, mounted on a route.
+//!
+//! It knows methods, `accept`, and how to say no to an `EventSource`. What to follow, and who may, is for the
+//! application's function to say. Everything else is `hub.subscribe(topics).resume(last)`.
+
+use crate::{
+    Event, Hub, LastEventId, Subscription, SubscriptionBody, Topic, Topics,
+    response::{EVENT_STREAM, set_headers},
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt as _, Empty, combinators::UnsyncBoxBody};
+use pin_project_lite::pin_project;
+use std::{
+    convert::Infallible,
+    error::Error,
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// A service that serves a hub's events over GET; made by [`Hub::handler`].
+///
+/// It is a tower `Service` for `Router::route_service`, and a hyper `Service`.
+///
+/// | request | response |
+/// | --- | --- |
+/// | GET | the events, or 204 if the client has everything of topics that are finished |
+/// | HEAD | the head of the same |
+/// | another method | 405 with `allow` |
+/// | `accept` that excludes `text/event-stream` | 406 |
+/// | the function refuses | its response |
+/// | the store cannot be read | 200 with only a `retry:`, and the end: any other status would stop an `EventSource` for good |
+#[must_use = "a handler does nothing unless it is mounted"]
+pub struct Handler<F> {
+    hub: Hub,
+    topics: Arc<F>,
+}
+
+impl Hub {
+    /// A service that serves this hub's events: mount it with `Router::route_service`, or pass it to hyper.
+    ///
+    /// `topics` is called for each request and says what it is to follow, or refuses with any response: this is where an
+    /// application authorises. It gets the request without its body, and can wait. It answers with a [`Topic`],
+    /// [`Topics`], a [`Subscription`] that it configured itself, or a `Result` whose error is a [`Refusal`] or becomes
+    /// one, such as a [`StatusCode`] or an [`http::Response`].
+    ///
+    /// ```
+    /// use http::{StatusCode, request::Parts};
+    /// use tidings::{Hub, Topic};
+    ///
+    /// # fn app() -> axum::Router {
+    /// let hub = Hub::new();
+    /// let events = hub.handler(|request: Parts| async move {
+    ///     let user = request.headers.get("x-user").ok_or(StatusCode::UNAUTHORIZED)?;
+    ///     let user = user.to_str().map_err(|_| StatusCode::BAD_REQUEST)?;
+    ///     Topic::scoped(user, "notifications").map_err(|_| StatusCode::BAD_REQUEST)
+    /// });
+    /// axum::Router::new().route_service("/events", events)
+    /// # }
+    /// ```
+    pub fn handler<F, R>(&self, topics: F) -> Handler<F>
+    where
+        F: Fn(Parts) -> R,
+        R: Future<Output: IntoSubscription>,
+    {
+        Handler { hub: self.clone(), topics: Arc::new(topics) }
+    }
+}
+
+/// What the function passed to [`Hub::handler`] may answer.
+pub trait IntoSubscription {
+    /// What to follow, or the response to send instead.
+    ///
+    /// # Errors
+    ///
+    /// When the request is refused.
+    fn into_subscription(self, hub: &Hub) -> Result<Subscription, Refusal>;
+}
+
+impl IntoSubscription for Topic {
+    fn into_subscription(self, hub: &Hub) -> Result<Subscription, Refusal> {
+        Ok(hub.subscribe(self))
+    }
+}
+
+impl IntoSubscription for Topics {
+    fn into_subscription(self, hub: &Hub) -> Result<Subscription, Refusal> {
+        Ok(hub.subscribe(self))
+    }
+}
+
+impl IntoSubscription for Subscription {
+    fn into_subscription(self, _: &Hub) -> Result<Subscription, Refusal> {
+        Ok(self)
+    }
+}
+
+impl<T: IntoSubscription, E: Into<Refusal>> IntoSubscription for Result<T, E> {
+    fn into_subscription(self, hub: &Hub) -> Result<Subscription, Refusal> {
+        self.map_err(Into::into)?.into_subscription(hub)
+    }
+}
+
+/// A response in place of the events: made from a [`StatusCode`] or any [`http::Response`].
+///
+/// An `EventSource` gives up for good on any status other than 200, which is right for "no" and wrong for "not now".
+pub struct Refusal(Box<Response<HandlerBody>>);
+
+impl From<StatusCode> for Refusal {
+    fn from(status: StatusCode) -> Self {
+        Self(with_status(status).into())
+    }
+}
+
+impl<B> From<Response<B>> for Refusal
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    fn from(response: Response<B>) -> Self {
+        Self(response.map(HandlerBody::other).into())
+    }
+}
+
+impl fmt::Debug for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Refusal").field(&self.0.status()).finish()
+    }
+}
+
+impl<F, R> Handler<F>
+where
+    F: Fn(Parts) -> R + Send + Sync + 'static,
+    R: Future<Output: IntoSubscription> + Send,
+{
+    async fn respond(hub: Hub, topics: Arc<F>, parts: Parts) -> Response<HandlerBody> {
+        if parts.method != Method::GET && parts.method != Method::HEAD {
+            let mut response = with_status(StatusCode::METHOD_NOT_ALLOWED);
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        if !accepts_event_stream(&parts.headers) {
+            return with_status(StatusCode::NOT_ACCEPTABLE);
+        }
+        let head_only = parts.method == Method::HEAD;
+        let parameter = hub.last_event_id_parameter();
+        let last = LastEventId::from_request_with(&parts.headers, &parts.uri, parameter);
+        let answer = topics(parts).await.into_subscription(&hub);
+        let subscription = match answer {
+            Ok(subscription) => subscription.resume(last),
+            Err(Refusal(response)) => return *response,
+        };
+        let retry = subscription.retry_event();
+        let response = match subscription.opened().await {
+            Ok(subscription) => subscription.into_response().map(HandlerBody::from),
+            Err(_) => come_back(retry),
+        };
+        if head_only { response.map(|_| HandlerBody::once(None)) } else { response }
+    }
+}
+
+/// "Not now" in words that an `EventSource` understands: a stream that sets its reconnection time and ends.
+fn come_back(retry: Event) -> Response<HandlerBody> {
+    let mut response = Response::new(HandlerBody::once(Some(retry.encode(None))));
+    set_headers(response.headers_mut(), false);
+    response
+}
+
+fn with_status(status: StatusCode) -> Response<HandlerBody> {
+    let mut response = Response::new(HandlerBody::other(Empty::new()));
+    *response.status_mut() = status;
+    response
+}
+
+/// Whether `accept` leaves room for an event stream. The most specific range that matches decides, as in
+/// [RFC 9110, 12.5.1](https://www.rfc-editor.org/rfc/rfc9110#name-accept); no `accept` at all accepts everything.
+fn accepts_event_stream(headers: &HeaderMap) -> bool {
+    let mut best = None;
+    let mut any = false;
+    for value in headers.get_all(header::ACCEPT) {
+        for range in String::from_utf8_lossy(value.as_bytes()).split(',') {
+            let mut parts = range.split(';').map(str::trim);
+            let name = parts.next().unwrap_or_default();
+            let specificity = match name.to_ascii_lowercase().as_str() {
+                "" => continue,
+                range if range.as_bytes() == EVENT_STREAM.as_bytes() => 2,
+                "text/*" => 1,
+                "*/*" => 0,
+                _ => {
+                    any = true;
+                    continue;
+                }
+            };
+            let quality = parts.find_map(|parameter| parameter.strip_prefix("q=").or(parameter.strip_prefix("Q=")));
+            let allowed = quality.and_then(|q| q.trim().parse::<f32>().ok()).is_none_or(|q| q > 0.0);
+            best = best.max(Some((specificity, allowed)));
+        }
+    }
+    best.map_or(!any, |(_, allowed)| allowed)
+}
+
+type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<HandlerBody>, Infallible>> + Send>>;
+
+impl<F, R> Handler<F>
+where
+    F: Fn(Parts) -> R + Send + Sync + 'static,
+    R: Future<Output: IntoSubscription> + Send + 'static,
+{
+    fn serve<B>(&self, request: Request<B>) -> ResponseFuture {
+        let (parts, _) = request.into_parts();
+        let response = Self::respond(self.hub.clone(), Arc::clone(&self.topics), parts);
+        Box::pin(async move { Ok(response.await) })
+    }
+}
+
+impl<F, R, B> tower_service::Service<Request<B>> for Handler<F>
+where
+    F: Fn(Parts) -> R + Send + Sync + 'static,
+    R: Future<Output: IntoSubscription> + Send + 'static,
+{
+    type Response = Response<HandlerBody>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+        self.serve(request)
+    }
+}
+
+impl<F, R, B> hyper::service::Service<Request<B>> for Handler<F>
+where
+    F: Fn(Parts) -> R + Send + Sync + 'static,
+    R: Future<Output: IntoSubscription> + Send + 'static,
+{
+    type Response = Response<HandlerBody>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn call(&self, request: Request<B>) -> ResponseFuture {
+        self.serve(request)
+    }
+}
+
+impl<F> Clone for Handler<F> {
+    fn clone(&self) -> Self {
+        Self { hub: self.hub.clone(), topics: Arc::clone(&self.topics) }
+    }
+}
+
+impl<F> fmt::Debug for Handler<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handler").field("hub", &self.hub).finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// The body of a [`Handler`]'s responses.
+    pub struct HandlerBody {
+        #[pin]
+        inner: Inner,
+    }
+}
+
+pin_project! {
+    #[project = InnerProjection]
+    enum Inner {
+        Events { #[pin] body: SubscriptionBody },
+        // At most one frame of an event stream, which never has a length, even if it ends at once.
+        Once { frame: Option<Bytes> },
+        Other { #[pin] body: UnsyncBoxBody<Bytes, BoxError> },
+    }
+}
+impl HandlerBody {
+    fn once(frame: Option<Bytes>) -> Self {
+        Self { inner: Inner::Once { frame } }
+    }
+
+    fn other(body: impl Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static) -> Self {
+        Self { inner: Inner::Other { body: body.map_err(Into::into).boxed_unsync() } }
+    }
+}
+
+impl From<SubscriptionBody> for HandlerBody {
+    fn from(body: SubscriptionBody) -> Self {
+        Self { inner: Inner::Events { body } }
+    }
+}
+
+impl Body for HandlerBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.project().inner.project() {
+            InnerProjection::Events { body } => body.poll_frame(cx).map_err(Into::into),
+            InnerProjection::Once { frame } => Poll::Ready(frame.take().map(|frame| Ok(Frame::data(frame)))),
+            InnerProjection::Other { body } => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.inner {
+            Inner::Events { body } => body.is_end_stream(),
+            Inner::Once { .. } => false,
+            Inner::Other { body } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Inner::Events { .. } | Inner::Once { .. } => SizeHint::default(),
+            Inner::Other { body } => body.size_hint(),
+        }
+    }
+}
+
+impl fmt::Debug for HandlerBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandlerBody").field("ended", &self.is_end_stream()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,208 @@
+//! [`SubscriptionBody`]: a subscription as bytes on the wire.
+//!
+//! It knows what a client is sent beside the events: the opening, gap reports, heartbeats, and blocks that only move the
+//! client's last event id.
+//!
+//! Invariant: no id is sent before everything up to it was handed to the connection.
+
+use super::{
+    follow::{Follower, Step},
+    gap::{Gap, Resume},
+    settings::{CursorMoves, Settings},
+};
+use crate::{
+    Event, EventId,
+    keep_alive::{Beat, KeepAliveStream},
+    replay::{Cursor, Entry, ReadError},
+    response::FRAME_TARGET,
+};
+use bytes::{Bytes, BytesMut};
+use futures_core::Stream;
+use http_body::{Body, Frame};
+use pin_project_lite::pin_project;
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+pin_project! {
+    /// The body of a [`Subscription`](crate::Subscription)'s response.
+    pub struct SubscriptionBody {
+        #[pin]
+        wire: Option<KeepAliveStream<Wire>>,
+    }
+}
+
+impl SubscriptionBody {
+    pub(crate) fn new(follower: Follower, settings: Arc<Settings>) -> Self {
+        let keep_alive = settings.keep_alive.clone();
+        let wire = Wire { follower, settings, state: State::Opening, sent: None };
+        Self { wire: Some(KeepAliveStream::new(wire, keep_alive)) }
+    }
+
+    /// A body without a byte.
+    pub(crate) fn empty() -> Self {
+        Self { wire: None }
+    }
+}
+
+impl Body for SubscriptionBody {
+    type Data = Bytes;
+    type Error = ReadError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReadError>>> {
+        let mut this = self.project();
+        let Some(mut wire) = this.wire.as_mut().as_pin_mut() else { return Poll::Ready(None) };
+        let frame = match ready!(wire.as_mut().poll_next(cx)) {
+            Some(Beat::Item(Ok(frame))) => Ok(frame),
+            Some(Beat::Item(Err(error))) => Err(error),
+            Some(Beat::Heartbeat(beat)) => Ok(wire.stream().get_mut().heartbeat(beat)),
+            None => {
+                this.wire.set(None);
+                return Poll::Ready(None);
+            }
+        };
+        Poll::Ready(Some(frame.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.wire.is_none()
+    }
+}
+
+impl fmt::Debug for SubscriptionBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SubscriptionBody").field("ended", &self.wire.is_none()).finish_non_exhaustive()
+    }
+}
+
+/// The frames of a subscription.
+struct Wire {
+    follower: Follower,
+    settings: Arc<Settings>,
+    state: State,
+    /// The last id that the client has or was sent.
+    sent: Option<Cursor>,
+}
+
+enum State {
+    Opening,
+    Following,
+    /// The error waits for one more poll, because hyper throws away the frames that it has not flushed when a body
+    /// fails.
+    Failed(ReadError),
+    Flushed(ReadError),
+    Ended,
+}
+
+impl Stream for Wire {
+    type Item = Result<Bytes, ReadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        let frame = match std::mem::replace(&mut this.state, State::Ended) {
+            State::Opening => {
+                this.state = State::Opening;
+                match ready!(this.follower.poll_outcome(cx)) {
+                    Ok(outcome) => {
+                        this.state = State::Following;
+                        this.opening(outcome)
+                    }
+                    Err(error) => this.failing(error),
+                }
+            }
+            State::Following => {
+                this.state = State::Following;
+                match ready!(this.follower.poll_step(cx)) {
+                    Some(Ok(Step::Entry(entry))) => this.frame(&entry),
+                    Some(Ok(Step::Gap(gap))) => this.gap(gap),
+                    Some(Err(error)) => this.failing(error),
+                    None => {
+                        this.state = State::Ended;
+                        return Poll::Ready(None);
+                    }
+                }
+            }
+            State::Failed(error) => {
+                this.state = State::Flushed(error);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            State::Flushed(error) => return Poll::Ready(Some(Err(error))),
+            State::Ended => return Poll::Ready(None),
+        };
+        Poll::Ready(Some(Ok(frame)))
+    }
+}
+
+impl Wire {
+    /// One entry as it is, without a copy; joined with those that wait behind it, if any, for a reader that is behind.
+    fn frame(&mut self, entry: &Entry) -> Bytes {
+        let frame = entry.frame().clone();
+        let second = self.follower.next_within(FRAME_TARGET.saturating_sub(frame.len()));
+        self.sent = Some(self.follower.cursor());
+        let Some(second) = second else { return frame };
+        let mut joined = BytesMut::with_capacity(FRAME_TARGET);
+        joined.extend_from_slice(&frame);
+        joined.extend_from_slice(second.frame());
+        while let Some(entry) = self.follower.next_within(FRAME_TARGET - joined.len()) {
+            joined.extend_from_slice(entry.frame());
+        }
+        self.sent = Some(self.follower.cursor());
+        joined.freeze()
+    }
+
+    /// The client's reconnection time; a fresh client also learns from where it reads.
+    fn opening(&mut self, outcome: Resume) -> Bytes {
+        let retry = Event::new().retry(self.settings.draw_retry());
+        self.sent = Some(self.follower.cursor());
+        match outcome {
+            Resume::Fresh => self.cursor_move(retry),
+            // The standard applies `retry:` at the end of its line: no blank line is needed.
+            Resume::Resumed | Resume::Gap(_) => retry.into_body().freeze(),
+        }
+    }
+
+    /// The report, and then the id from which the client goes on: not in one, because a client that reads the id has
+    /// read the report.
+    fn gap(&mut self, gap: Gap) -> Bytes {
+        let report = Event::new().event_type(self.settings.names.gap_event.clone()).data(gap.to_json());
+        self.sent = Some(self.follower.cursor());
+        let mut frame = BytesMut::new();
+        report.encode_into(None, &mut frame);
+        frame.extend_from_slice(&self.cursor_move(Event::new()));
+        frame.freeze()
+    }
+
+    fn failing(&mut self, error: ReadError) -> Bytes {
+        self.state = State::Failed(error);
+        // The client's id is still good: it is to come back, but not at once, and go on.
+        Event::new().retry(self.settings.draw_retry()).encode(None)
+    }
+
+    /// What an idle connection sends: its heartbeat, with the new id if the position has moved.
+    fn heartbeat(&mut self, beat: Bytes) -> Bytes {
+        if !self.follower.is_level() || self.sent == Some(self.follower.cursor()) {
+            return beat;
+        }
+        self.sent = Some(self.follower.cursor());
+        let moved = self.cursor_move(Event::new());
+        if self.settings.keep_alive.is_named() {
+            // Scripts wait for the heartbeat itself.
+            return [beat, moved].concat().into();
+        }
+        if moved.is_empty() { beat } else { moved }
+    }
+
+    /// Moves the client's last id to the cursor, in the way the settings say.
+    fn cursor_move(&self, event: Event) -> Bytes {
+        let id = EventId::from(self.follower.cursor());
+        match &self.settings.cursor_moves {
+            CursorMoves::IdOnly => event.encode(Some(&id)),
+            CursorMoves::Named(event_type) => event.event_type(event_type.clone()).data(&id).encode(Some(&id)),
+            CursorMoves::Off => event.into_body().freeze(),
+        }
+    }
+}

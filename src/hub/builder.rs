@@ -1,0 +1,148 @@
+//! [`HubBuilder`]: a hub's settings, each with its default and why.
+
+use super::{CursorMoves, Handle, Hub, Names, Queue, Settings, Shared, Store, Window};
+use crate::{
+    KeepAlive,
+    replay::{Cursor, ErasedStore, Limits, ReadError, ReplayStore, Ring},
+};
+use std::{sync::Arc, time::Duration};
+
+/// Makes a [`Hub`]; from [`Hub::builder`].
+///
+/// ```
+/// use std::time::Duration;
+/// use tidings::{Hub, KeepAlive, replay::Ring};
+///
+/// let hub = Hub::builder()
+///     .ring(Ring::new().events_per_topic(50_000))
+///     .keep_alive(KeepAlive::new().interval(Duration::from_secs(25)))
+///     .build();
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct HubBuilder {
+    ring: Ring,
+    window: Limits,
+    settings: Settings,
+    max_event_bytes: usize,
+    append_timeout: Duration,
+}
+
+impl HubBuilder {
+    pub(crate) fn new() -> Self {
+        Self {
+            ring: Ring::new(),
+            window: Limits {
+                // A few seconds of a busy topic: who is further behind reads pages from the store.
+                events_per_topic: 1024,
+                bytes_per_topic: 4 * 1024 * 1024,
+                total_bytes: 256 * 1024 * 1024,
+                age: None,
+            },
+            settings: Settings::default(),
+            // Far above any event that should be pushed, far below what would hurt a client that gets it.
+            max_event_bytes: 1024 * 1024,
+            append_timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// Sets the in-memory log. Default: [`Ring::new`].
+    pub fn ring(mut self, ring: Ring) -> Self {
+        self.ring = ring;
+        self
+    }
+
+    /// Sets how many of the newest events of a topic are kept ready to be sent, in front of the store. Default: 1,024.
+    pub fn window_events(mut self, events: usize) -> Self {
+        self.window.events_per_topic = events;
+        self
+    }
+
+    /// Sets how many bytes of a topic are kept ready to be sent, in front of the store; over all topics at most 256 MiB.
+    /// Over the [`Ring`] they are the ring's own bytes. Default: 4 MiB.
+    pub fn window_bytes(mut self, bytes: usize) -> Self {
+        self.window.bytes_per_topic = bytes;
+        self
+    }
+
+    /// Sets the most events, and the bytes at which a page ends, in one read of the store by a subscription that is not
+    /// on the window. Default: 256 events, 256 KiB. Zero counts as one.
+    pub fn page(mut self, max_events: usize, max_bytes: usize) -> Self {
+        self.settings.page = (max_events.max(1), max_bytes.max(1));
+        self
+    }
+
+    /// Sets the largest event that can be published, in bytes as it is encoded, without its id. Default: 1 MiB.
+    pub fn max_event_bytes(mut self, bytes: usize) -> Self {
+        self.max_event_bytes = bytes;
+        self
+    }
+
+    /// Sets how long a publisher waits for a store other than the [`Ring`]. After that its outcome is unknown; the append
+    /// goes on, and what it stores is sent. Default: 5 seconds.
+    pub fn append_timeout(mut self, timeout: Duration) -> Self {
+        self.append_timeout = timeout;
+        self
+    }
+
+    /// Sets the heartbeats of all subscriptions. Default: [`KeepAlive::new`], an empty comment after 15 idle seconds.
+    pub fn keep_alive(mut self, keep_alive: KeepAlive) -> Self {
+        self.settings.keep_alive = keep_alive;
+        self
+    }
+
+    /// Sets after how long a client that was cut reconnects. For each client a time between half and one and a half of
+    /// `delay` is drawn, so that they do not all come back in the same second. Default: 3 seconds.
+    pub fn retry(mut self, delay: Duration) -> Self {
+        self.settings.retry = delay;
+        self
+    }
+
+    /// Sets how a client's last id is moved where there is no event to carry it. Default: [`CursorMoves::IdOnly`].
+    pub fn cursor_moves(mut self, cursor_moves: CursorMoves) -> Self {
+        self.settings.cursor_moves = cursor_moves;
+        self
+    }
+
+    /// Sets the names that clients see. Default: [`Names::default`].
+    pub fn names(mut self, names: Names) -> Self {
+        self.settings.names = names;
+        self
+    }
+
+    /// Lets nginx decide about buffering: leaves out `x-accel-buffering: no`. Default: the header is sent.
+    pub fn allow_accel_buffering(mut self) -> Self {
+        self.settings.accel_buffering = true;
+        self
+    }
+
+    /// A hub over the in-memory log.
+    #[must_use]
+    pub fn build(mut self) -> Hub {
+        let ring = std::mem::take(&mut self.ring);
+        self.hub(ring.head_now(), Store::Ring(ring))
+    }
+
+    /// A hub over another store, once it has said where its log ends. A [`ring`](Self::ring) that was set is not used.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub async fn open(self, store: impl ReplayStore) -> Result<Hub, ReadError> {
+        let head = store.head().await?;
+        let store: Arc<dyn ErasedStore> = Arc::new(store);
+        Ok(self.hub(head, Store::Other(store)))
+    }
+
+    fn hub(self, head: Cursor, store: Store) -> Hub {
+        let shared = Shared {
+            window: Window::new(head, self.window),
+            store,
+            queue: Queue::default(),
+            settings: Arc::new(self.settings),
+            max_event_bytes: self.max_event_bytes,
+            append_timeout: self.append_timeout,
+        };
+        Hub { handle: Arc::new(Handle { shared: Arc::new(shared) }) }
+    }
+}

@@ -1,0 +1,93 @@
+//! [`PublishError`]: why an event was not published, and whether it may have been.
+
+use crate::replay::Refused;
+use std::{error::Error, fmt, sync::Arc};
+
+/// Why an event was not published.
+///
+/// Unless [`is_unknown`](Self::is_unknown), the event was not stored, nobody received it, and publishing it again cannot
+/// repeat it.
+#[derive(Debug, Clone)]
+pub struct PublishError(PublishErrorKind);
+
+#[derive(Debug, Clone)]
+pub(crate) enum PublishErrorKind {
+    Refused(Refused),
+    TooLarge {
+        size: usize,
+        limit: usize,
+    },
+    Store(Arc<dyn Error + Send + Sync>),
+    Unknown(Arc<dyn Error + Send + Sync>),
+    /// The task that was to append it is gone, with its runtime.
+    Lost,
+    Busy,
+    NoRuntime,
+}
+
+impl PublishError {
+    /// The topic is finished.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        matches!(self.0, PublishErrorKind::Refused(Refused::Finished))
+    }
+
+    /// The event is larger than the hub or its store takes.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        matches!(self.0, PublishErrorKind::TooLarge { .. } | PublishErrorKind::Refused(Refused::TooLarge))
+    }
+
+    /// The store may have taken the event, and if it has, subscribers will receive it: publishing it again may repeat it.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        matches!(self.0, PublishErrorKind::Unknown(_) | PublishErrorKind::Lost)
+    }
+
+    /// [`publish_now`](crate::Hub::publish_now) would have had to wait: use [`publish`](crate::Hub::publish).
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        matches!(self.0, PublishErrorKind::Busy)
+    }
+}
+
+impl From<PublishErrorKind> for PublishError {
+    fn from(kind: PublishErrorKind) -> Self {
+        Self(kind)
+    }
+}
+
+impl From<Refused> for PublishError {
+    fn from(refused: Refused) -> Self {
+        Self(PublishErrorKind::Refused(refused))
+    }
+}
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            PublishErrorKind::Refused(refused) => write!(f, "the event was refused: {refused}"),
+            PublishErrorKind::TooLarge { size, limit } => {
+                write!(f, "the event has {size} bytes, more than the {limit} allowed by max_event_bytes")
+            }
+            PublishErrorKind::Store(_) => f.write_str("the store did not take the event"),
+            PublishErrorKind::Unknown(_) => f.write_str("the store may or may not have taken the event"),
+            PublishErrorKind::Lost => f.write_str(
+                "the runtime was shut down before the store answered: it may or may not have taken the event",
+            ),
+            PublishErrorKind::Busy => {
+                f.write_str("the store cannot take the event without waiting: publish it with `publish`")
+            }
+            PublishErrorKind::NoRuntime => f.write_str("publishing to this store needs a tokio runtime"),
+        }
+    }
+}
+
+impl Error for PublishError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.0 {
+            PublishErrorKind::Store(source) | PublishErrorKind::Unknown(source) => Some(&**source),
+            _ => None,
+        }
+    }
+}

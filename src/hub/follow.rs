@@ -1,0 +1,333 @@
+//! [`Follower`]: the loop by which a subscription follows the log. It stands here and nowhere else.
+//!
+//! Resuming, catching up and following live are the same read: from the window where the cursor is on it, or else a page
+//! of the store. A follower is a cursor and at most one page; it never has a queue of its own.
+//!
+//! Invariants: everything up to the cursor was handed over or reported as a gap; a gap is reported before the first
+//! entry after it.
+
+use super::{
+    Shared, Store,
+    gap::{Gap, GapReason, Resume},
+    window::{Attached, Standing},
+};
+use crate::{
+    LastEventId, Topics,
+    replay::{Cursor, Entry, Page, Read, ReadError, ReadFrom},
+    response::FRAME_TARGET,
+};
+use std::{
+    collections::VecDeque,
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+/// Taken from the window at a time: enough to fill one frame.
+const BATCH: (usize, usize) = (64, FRAME_TARGET);
+
+/// Where a subscription begins whose client sent no id.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Start {
+    /// With what is published from now on.
+    #[default]
+    Now,
+    /// With the oldest event that is held.
+    Earliest,
+    /// With the last `n` events that are held, counted over all its topics together.
+    Last(usize),
+}
+
+/// What a subscription comes to next.
+pub(crate) enum Step {
+    Entry(Arc<Entry>),
+    Gap(Gap),
+}
+
+pub(crate) struct Follower {
+    shared: Arc<Shared>,
+    topics: Topics,
+    attached: Attached,
+    /// Everything up to here was handed over.
+    cursor: Cursor,
+    /// What was read and is not yet handed over.
+    pending: VecDeque<Arc<Entry>>,
+    /// Where the cursor goes once `pending` is empty.
+    through: Option<Cursor>,
+    /// To be reported before anything else, and where the cursor goes then.
+    gap: Option<(Gap, Cursor)>,
+    /// Losses up to this position were reported: whoever fetched anew when told has what was lost.
+    told: u64,
+    /// How it began, and whether that is known for good.
+    outcome: Resume,
+    opened: bool,
+    phase: Phase,
+}
+
+enum Phase {
+    /// On the window.
+    Window,
+    /// About to ask the store.
+    Off(ReadFrom),
+    /// Asking the store.
+    Reading(ReadFrom, Pin<Box<dyn Future<Output = Result<Page, ReadError>> + Send>>),
+    Ended,
+}
+
+impl Follower {
+    pub(super) fn new(shared: Arc<Shared>, topics: Topics) -> Self {
+        let (attached, head) = shared.window.attach(&topics);
+        let mut follower = Self {
+            shared,
+            topics,
+            attached,
+            cursor: head,
+            pending: VecDeque::new(),
+            through: None,
+            gap: None,
+            told: 0,
+            outcome: Resume::Fresh,
+            opened: false,
+            phase: Phase::Ended,
+        };
+        follower.follow_from(head);
+        follower
+    }
+
+    /// Begins where a client that has no id is to begin.
+    pub(crate) fn start(&mut self, start: Start) {
+        if self.outcome != Resume::Fresh {
+            return;
+        }
+        self.opened = false;
+        self.phase = match start {
+            Start::Now => return,
+            Start::Earliest => Phase::Off(ReadFrom::Earliest),
+            Start::Last(n) => Phase::Off(ReadFrom::Last(n)),
+        };
+    }
+
+    /// Begins where the client left off.
+    pub(crate) fn resume(&mut self, last: &LastEventId) {
+        if last.is_absent() {
+            return;
+        }
+        if let Some(cursor) = last.as_str().and_then(|text| text.parse().ok()) {
+            self.outcome = Resume::Resumed;
+            self.follow_from(cursor);
+        } else {
+            let head = self.cursor;
+            self.outcome = Resume::Gap(GapReason::Malformed);
+            self.gap = Some((Gap { reason: GapReason::Malformed, after: None, through: head }, head));
+            self.follow_from(head);
+        }
+    }
+
+    fn follow_from(&mut self, cursor: Cursor) {
+        self.cursor = cursor;
+        let standing = self.shared.window.assess(&self.attached, cursor);
+        self.opened = standing != Standing::Off;
+        self.phase = match standing {
+            // The store also judges cursors of another run, and knows which topics are finished.
+            Standing::Off => Phase::Off(ReadFrom::After(cursor)),
+            // A topic that is finished has no "now": its late reader gets what is held, then the end.
+            Standing::Finished if self.outcome == Resume::Fresh => Phase::Off(ReadFrom::Earliest),
+            _ => Phase::Window,
+        };
+    }
+
+    pub(crate) fn topics(&self) -> &Topics {
+        &self.topics
+    }
+
+    pub(crate) fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// How the subscription began, once that is known.
+    pub(crate) fn outcome(&self) -> Option<Resume> {
+        self.opened.then_some(self.outcome)
+    }
+
+    /// A gap that is known and not yet handed over.
+    pub(crate) fn known_gap(&self) -> Option<Gap> {
+        self.gap.map(|(gap, _)| gap)
+    }
+
+    /// Whether the client has everything there will ever be: it sent a good id, nothing follows it, and all its topics
+    /// are finished.
+    pub(crate) fn is_complete(&self) -> bool {
+        let mut end = self.through.unwrap_or(self.cursor);
+        self.outcome == Resume::Resumed
+            && self.opened
+            && self.pending.is_empty()
+            && self.shared.window.settle(&self.attached, &mut end) == Standing::Finished
+    }
+
+    /// Whether there is nothing to hand over at this moment; then the cursor is at the end of the log.
+    pub(crate) fn is_level(&mut self) -> bool {
+        matches!(self.phase, Phase::Window)
+            && self.gap.is_none()
+            && self.pending.is_empty()
+            && self.through.is_none()
+            && self.shared.window.settle(&self.attached, &mut self.cursor) == Standing::Level
+    }
+
+    /// Goes on until it is known how the subscription begins: one read of the store, or two if the client's id is foreign
+    /// or all topics turn out to be finished.
+    pub(crate) fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Result<Resume, ReadError>> {
+        ready!(self.poll_read(cx))?;
+        Poll::Ready(Ok(self.outcome))
+    }
+
+    /// The same where no waiting is needed.
+    pub(crate) fn open_now(&mut self) {
+        if matches!(self.shared.store, Store::Ring(_)) {
+            // Over the ring a read neither waits nor fails.
+            let _ = self.poll_read(&mut Context::from_waker(std::task::Waker::noop()));
+        }
+    }
+
+    /// The next step; `None` at the end.
+    pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step, ReadError>>> {
+        loop {
+            if let Err(error) = ready!(self.poll_read(cx)) {
+                return Poll::Ready(Some(Err(error)));
+            }
+            if let Some((gap, resumes_after)) = self.gap.take() {
+                self.cursor = resumes_after;
+                return Poll::Ready(Some(Ok(Step::Gap(gap))));
+            }
+            if let Some(entry) = self.pending.pop_front() {
+                self.cursor = entry.cursor();
+                return Poll::Ready(Some(Ok(Step::Entry(entry))));
+            }
+            if let Some(through) = self.through.take() {
+                self.cursor = through;
+                // A page's worth of memory is not kept for a subscription that is live again.
+                self.pending = VecDeque::new();
+            }
+            if matches!(self.phase, Phase::Ended) {
+                return Poll::Ready(None);
+            }
+            let window = &self.shared.window;
+            match window.next(&self.attached, &mut self.cursor, BATCH, cx.waker(), &mut self.pending) {
+                Standing::Behind => {}
+                Standing::Level => return Poll::Pending,
+                Standing::Off => self.phase = Phase::Off(ReadFrom::After(self.cursor)),
+                Standing::Finished | Standing::Closed => self.phase = Phase::Ended,
+            }
+        }
+    }
+
+    /// The next entry, if it was read already and its frame has at most `bytes`.
+    pub(crate) fn next_within(&mut self, bytes: usize) -> Option<Arc<Entry>> {
+        if self.pending.front()?.frame().len() > bytes {
+            return None;
+        }
+        let entry = self.pending.pop_front()?;
+        self.cursor = entry.cursor();
+        Some(entry)
+    }
+
+    /// Reads from the store for as long as that is what is to be done.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ReadError>> {
+        loop {
+            match &mut self.phase {
+                Phase::Window | Phase::Ended => return Poll::Ready(Ok(())),
+                Phase::Off(from) => {
+                    let from = *from;
+                    let (max_events, max_bytes) = self.shared.settings.page;
+                    let read = Read { topics: self.topics.clone(), from, max_events, max_bytes };
+                    match &self.shared.store {
+                        Store::Ring(ring) => {
+                            let page = ring.read_now(&read);
+                            self.take(from, page);
+                        }
+                        Store::Other(store) => self.phase = Phase::Reading(from, Arc::clone(store).read(read)),
+                    }
+                }
+                Phase::Reading(from, read) => {
+                    let page = ready!(read.as_mut().poll(cx));
+                    let from = *from;
+                    self.phase = Phase::Ended;
+                    self.take_checked(from, page?)?;
+                }
+            }
+        }
+    }
+
+    /// A page that goes nowhere, again and again, would be an endless loop.
+    fn take_checked(&mut self, from: ReadFrom, page: Page) -> Result<(), ReadError> {
+        if let ReadFrom::After(cursor) = from {
+            let through = page.through;
+            let backward = through.run() == cursor.run() && through.position() < cursor.position();
+            let off = || self.shared.window.settle(&self.attached, &mut through.clone()) == Standing::Off;
+            if page.foreign && through == cursor || !page.foreign && (backward || through == cursor && off()) {
+                return Err(ReadError::new("the store's page ends before the window begins"));
+            }
+        }
+        self.take(from, page);
+        Ok(())
+    }
+
+    fn take(&mut self, from: ReadFrom, page: Page) {
+        if page.through.run() != self.cursor.run() {
+            self.told = 0;
+        }
+        // Ids never run ahead of what was handed over, so not past the first entry that is held.
+        let begin = page.entries.first().map_or(page.through, |entry| entry.cursor().before());
+        match from {
+            ReadFrom::After(cursor) if page.foreign => {
+                let gap = Gap { reason: GapReason::Foreign, after: Some(cursor), through: page.through };
+                self.set_gap(gap, page.through);
+                self.follow_from(page.through);
+                return;
+            }
+            ReadFrom::After(cursor) if page.floor > cursor.position().max(self.told) => {
+                self.told = page.floor;
+                let through = page.through.run().at(page.floor);
+                let gap = Gap { reason: GapReason::Evicted, after: Some(cursor), through };
+                self.set_gap(gap, begin);
+            }
+            ReadFrom::After(_) => {}
+            ReadFrom::Earliest | ReadFrom::Last(_) => self.cursor = begin,
+        }
+        self.shared.window.learn(&self.attached, &self.topics, &page);
+        let fresh = !self.opened && self.outcome == Resume::Fresh && matches!(from, ReadFrom::After(_));
+        self.opened = true;
+        if fresh && page.entries.is_empty() && page.finished.len() == self.topics.len() {
+            // As in `follow_from`, now that the store has told.
+            self.phase = Phase::Off(ReadFrom::Earliest);
+            return;
+        }
+        self.phase = Phase::Window;
+        self.pending = page.entries.into();
+        self.through = Some(page.through);
+    }
+
+    fn set_gap(&mut self, gap: Gap, resumes_after: Cursor) {
+        if !self.opened && self.outcome == Resume::Resumed {
+            self.outcome = Resume::Gap(gap.reason);
+        }
+        self.gap = Some((gap, resumes_after));
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.shared.window.detach(&self.attached);
+    }
+}
+
+impl fmt::Debug for Follower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follower")
+            .field("topics", &self.topics)
+            .field("cursor", &self.cursor)
+            .field("pending", &self.pending.len())
+            .finish_non_exhaustive()
+    }
+}

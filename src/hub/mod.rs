@@ -1,0 +1,215 @@
+//! The hub: publish, fan out, resume.
+//!
+//! [`window`] is the recent end of the log and knows who waits; [`publish`](mod@publish) puts records into the log in
+//! one order; [`follow`] is the loop by which each subscription reads it; [`subscription`] and [`body`] show it to the
+//! outside.
+
+mod body;
+mod builder;
+mod error;
+mod follow;
+mod gap;
+mod publish;
+mod settings;
+mod subscription;
+mod window;
+
+pub use self::{
+    body::SubscriptionBody,
+    builder::HubBuilder,
+    error::PublishError,
+    follow::Start,
+    gap::{Gap, GapReason, Resume},
+    settings::{CursorMoves, Names},
+    subscription::{Message, Subscription},
+};
+use self::{error::PublishErrorKind, publish::Queue, settings::Settings, window::Window};
+use crate::{
+    Event, Topic, Topics,
+    replay::{Cursor, ErasedStore, Record, Ring},
+};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// Publishes events to topics, and lets any number of subscriptions follow them without a gap or a repeat.
+///
+/// A hub has one ordered log, and a subscription is a position in it. Resuming after a reconnect, catching up after
+/// being slow, and following live are the same read, so nothing is lost or repeated where one passes into the other.
+///
+/// Cloning is cheap and gives the same hub. When the last clone is dropped, its streams end.
+///
+/// ```
+/// use tidings::{Event, Hub, Topic};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let hub = Hub::new();
+/// let prices = Topic::new("prices")?;
+/// let mut subscription = hub.subscribe(&prices);
+///
+/// let id = hub.publish(&prices, Event::new().data("42")).await?;
+///
+/// use futures_util::StreamExt;
+/// let Some(Ok(tidings::Message::Event(event))) = subscription.next().await else { panic!() };
+/// assert_eq!(event.cursor(), id);
+/// assert_eq!(event.record().data().as_deref(), Some("42"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone)]
+pub struct Hub {
+    handle: Arc<Handle>,
+}
+
+/// What the clones of a hub share; subscriptions and tasks have only the inside, so that they do not keep it alive.
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.window.close();
+    }
+}
+
+struct Shared {
+    window: Window,
+    store: Store,
+    queue: Queue,
+    settings: Arc<Settings>,
+    max_event_bytes: usize,
+    append_timeout: Duration,
+}
+
+/// The ring stands beside the others so that the usual case has no boxed future, and so that appending to it and showing
+/// can be one critical section.
+enum Store {
+    Ring(Ring),
+    Other(Arc<dyn ErasedStore>),
+}
+
+impl Shared {
+    fn check_size(&self, record: &Record) -> Result<(), PublishError> {
+        let (size, limit) = (record.body().len(), self.max_event_bytes);
+        if size > limit { Err(PublishErrorKind::TooLarge { size, limit }.into()) } else { Ok(()) }
+    }
+}
+
+impl Hub {
+    /// A hub over a [`Ring`] in memory, with the defaults of [`HubBuilder`]. It needs no runtime to be made.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// For a hub with settings or a store of your own.
+    pub fn builder() -> HubBuilder {
+        HubBuilder::new()
+    }
+
+    /// Publishes one event and returns its id.
+    ///
+    /// The event is stored when this returns, and on its way to all who follow the topic. Events are received in the
+    /// order in which they were published.
+    ///
+    /// # Errors
+    ///
+    /// When the topic is finished, the event is too large, or the store did not take it; after
+    /// [`PublishError::is_unknown`] it may have been stored.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future takes nothing back: an event that the store takes is sent to all who follow the topic, or, if
+    /// the future was never polled, does not exist.
+    pub async fn publish(&self, topic: impl Into<Topic>, event: Event) -> Result<Cursor, PublishError> {
+        self.publish_record(Record::new(topic, event)).await
+    }
+
+    /// Publishes a batch in its order, and returns one outcome for each record.
+    ///
+    /// A store takes the batch at once, which is faster than one by one. A record that is refused does not fail the
+    /// others. No other publisher's events come between, except where one in the middle was refused.
+    ///
+    /// ```
+    /// # use tidings::{Event, Hub, Topic};
+    /// # async fn example(hub: Hub, topic: Topic) -> Result<(), Box<dyn std::error::Error>> {
+    /// let lines = ["one", "two", "three"].map(|line| (&topic, Event::new().data(line)));
+    /// for outcome in hub.publish_all(lines).await {
+    ///     outcome?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`publish`](Self::publish).
+    pub async fn publish_all(
+        &self,
+        records: impl IntoIterator<Item: Into<Record>>,
+    ) -> Vec<Result<Cursor, PublishError>> {
+        let records: Vec<Record> = records.into_iter().map(Into::into).collect();
+        publish::all(&self.handle.shared, records).await
+    }
+
+    /// Publishes one event without waiting, from any thread, inside or outside of a runtime.
+    ///
+    /// Always possible over the [`Ring`]. Another store may be able to answer at once
+    /// ([`ReplayStore::try_append`](crate::replay::ReplayStore::try_append)).
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish), and [`PublishError::is_busy`] where it would have to wait.
+    pub fn publish_now(&self, topic: impl Into<Topic>, event: Event) -> Result<Cursor, PublishError> {
+        publish::now(&self.handle.shared, Record::new(topic, event))
+    }
+
+    /// Finishes a topic, with an optional last event.
+    ///
+    /// Those who follow it get what is left, and their streams end; a stream of several topics ends when all have
+    /// finished. Nothing can be published to a finished topic. A client that comes later gets what is held, and then the
+    /// end; an `EventSource` that comes back with everything is answered 204, which stops it for good.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`publish`](Self::publish).
+    pub async fn finish(&self, topic: impl Into<Topic>, last: Option<Event>) -> Result<Cursor, PublishError> {
+        self.publish_record(Record::finish(topic, last)).await
+    }
+
+    async fn publish_record(&self, record: Record) -> Result<Cursor, PublishError> {
+        let shared = &self.handle.shared;
+        if matches!(shared.store, Store::Ring(_)) {
+            return publish::now(shared, record);
+        }
+        publish::all(shared, vec![record]).await.pop().unwrap_or(Err(PublishErrorKind::Lost.into()))
+    }
+
+    /// Follows one topic ([`Topic`]) or several ([`Topics`]), from now on, or from where
+    /// [`resume`](Subscription::resume) and [`start`](Subscription::start) say.
+    ///
+    /// Subscribing to a topic that nobody published to is fine, and leaves nothing behind.
+    pub fn subscribe(&self, topics: impl Into<Topics>) -> Subscription {
+        Subscription::new(&self.handle.shared, topics.into())
+    }
+}
+
+impl Hub {
+    pub(crate) fn last_event_id_parameter(&self) -> &str {
+        &self.handle.shared.settings.names.last_event_id_parameter
+    }
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("head", &self.handle.shared.window.head()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,254 @@
+//! How records get into the log and to the subscribers, in one order.
+//!
+//! Over the [`Ring`](crate::replay::Ring), appending and showing are one critical section. Over any other store, one
+//! batch at a time has the turn: the store appends it, then the window shows it, then the next batch goes.
+//!
+//! Invariants: no code of a store runs under a lock; a record that a store took is shown even if its publisher is gone;
+//! while it is not known what a store took, nothing more is appended.
+
+use super::{
+    Shared, Store,
+    error::{PublishError, PublishErrorKind as Kind},
+};
+use crate::{
+    Topic, Topics,
+    replay::{AppendError, Cursor, Entry, ErasedStore, Outcomes, Read, ReadError, ReadFrom, Record, Ring},
+    sync::Mutex,
+};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use tokio::{
+    runtime::Handle,
+    sync::oneshot,
+    time::{sleep, timeout},
+};
+
+type Outcome = Result<Cursor, PublishError>;
+
+/// How long to wait before a store that could not be read is asked again what it took; doubled each time, up to the
+/// second.
+const RECOVERY_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// Who has the turn to append, and who waits for it.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    state: Mutex<QueueState>,
+}
+
+#[derive(Debug, Default)]
+struct QueueState {
+    taken: bool,
+    waiting: Vec<Job>,
+    /// The topics of a batch that is with the store, or whose outcome is unknown.
+    unsure: BTreeSet<Topic>,
+}
+
+#[derive(Debug)]
+struct Job {
+    records: Vec<Record>,
+    count: usize,
+    reply: oneshot::Sender<Vec<Outcome>>,
+    runtime: Handle,
+}
+
+/// Publishes without waiting, or says why that cannot be.
+pub(crate) fn now(shared: &Arc<Shared>, record: Record) -> Outcome {
+    shared.check_size(&record)?;
+    let store = match &shared.store {
+        Store::Ring(ring) => return shared.window.publish(|show| push(ring, record, show)),
+        Store::Other(store) => store,
+    };
+    let turn = Turn::try_take(shared).ok_or(Kind::Busy)?;
+    let batch: Arc<[Record]> = [record].into();
+    turn.mark_unsure(&batch);
+    let Some(outcomes) = store.try_append(&batch) else {
+        turn.mark_sure();
+        return Err(Kind::Busy.into());
+    };
+    turn.settle(&batch, outcomes).pop().unwrap_or(Err(Kind::Lost.into()))
+}
+
+/// Publishes a batch; one outcome for each record, in order.
+pub(crate) async fn all(shared: &Arc<Shared>, records: Vec<Record>) -> Vec<Outcome> {
+    // What is too large is told apart first, so that the others go on without it.
+    let checked = records.into_iter().map(|record| shared.check_size(&record).map(|()| record));
+    if let Store::Ring(ring) = &shared.store {
+        let checked: Vec<_> = checked.collect();
+        return shared.window.publish(|show| checked.into_iter().map(|record| push(ring, record?, show)).collect());
+    }
+    let mut good = Vec::new();
+    let refused: Vec<_> = checked.map(|record| record.map(|record| good.push(record)).err()).collect();
+    let mut stored = if good.is_empty() { Vec::new() } else { wait_for_turn(shared, good).await }.into_iter();
+    let outcome = |refused: Option<PublishError>| match refused {
+        Some(error) => Err(error),
+        None => stored.next().unwrap_or(Err(Kind::Lost.into())),
+    };
+    refused.into_iter().map(outcome).collect()
+}
+
+fn push(ring: &Ring, record: Record, show: &mut dyn FnMut(Arc<Entry>)) -> Outcome {
+    let entry = ring.push(record)?;
+    let cursor = entry.cursor();
+    show(entry);
+    Ok(cursor)
+}
+
+async fn wait_for_turn(shared: &Arc<Shared>, records: Vec<Record>) -> Vec<Outcome> {
+    let count = records.len();
+    let Ok(runtime) = Handle::try_current() else { return failed(count, &Kind::NoRuntime) };
+    let (reply, answer) = oneshot::channel();
+    shared.queue.state.lock().waiting.push(Job { records, count, reply, runtime });
+    // Whoever has the turn passes it on to those who wait, and so does this one if there is none.
+    drop(Turn::try_take(shared));
+    // The task does not depend on this future: dropping it takes nothing back.
+    answer.await.unwrap_or_else(|_| failed(count, &Kind::Lost))
+}
+
+fn failed(count: usize, kind: &Kind) -> Vec<Outcome> {
+    (0..count).map(|_| Err(kind.clone().into())).collect()
+}
+
+/// The right to append; there is one. Dropped, it goes to a task that serves those who wait, or back.
+struct Turn(Arc<Shared>);
+
+impl Turn {
+    fn try_take(shared: &Arc<Shared>) -> Option<Self> {
+        let taken = std::mem::replace(&mut shared.queue.state.lock().taken, true);
+        (!taken).then(|| Self(Arc::clone(shared)))
+    }
+
+    fn waiting(&self) -> Vec<Job> {
+        std::mem::take(&mut self.0.queue.state.lock().waiting)
+    }
+
+    fn mark_unsure(&self, batch: &[Record]) {
+        self.0.queue.state.lock().unsure.extend(batch.iter().map(|record| record.topic().clone()));
+    }
+
+    fn mark_sure(&self) {
+        self.0.queue.state.lock().unsure.clear();
+    }
+
+    /// Shows what the store took, and makes the answers.
+    fn settle(&self, batch: &[Record], outcomes: Outcomes) -> Vec<Outcome> {
+        let outcomes = match outcomes {
+            Ok(outcomes) if outcomes.len() == batch.len() => outcomes,
+            Ok(_) => {
+                let error = AppendError::unknown("the store's outcomes are not as many as the records");
+                return failed(batch.len(), &Kind::Unknown(Arc::new(error)));
+            }
+            Err(error) if error.is_unknown() => return failed(batch.len(), &Kind::Unknown(Arc::new(error))),
+            Err(error) => {
+                self.mark_sure();
+                return failed(batch.len(), &Kind::Store(Arc::new(error)));
+            }
+        };
+        let mut entries = Vec::with_capacity(batch.len());
+        let mut answers = Vec::with_capacity(batch.len());
+        for (record, outcome) in batch.iter().zip(outcomes) {
+            entries.extend(outcome.as_ref().ok().map(|cursor| Arc::new(Entry::new(*cursor, record.clone()))));
+            answers.push(outcome.map_err(PublishError::from));
+        }
+        self.0.window.publish(|show| entries.into_iter().for_each(show));
+        self.mark_sure();
+        answers
+    }
+
+    /// Appends for those who wait until there are none.
+    async fn serve(self, mut jobs: Vec<Job>) {
+        let Store::Other(store) = &self.0.store else { return };
+        let mut backoff = RECOVERY_BACKOFF.0;
+        loop {
+            let unsure = self.0.queue.state.lock().unsure.clone();
+            if !unsure.is_empty() {
+                match self.recover(store, unsure).await {
+                    Ok(()) => self.mark_sure(),
+                    // The hub is gone: nobody is left to show anything to.
+                    Err(_) if self.0.window.is_closed() => return,
+                    Err(error) => {
+                        jobs.append(&mut self.waiting());
+                        answer(jobs, &Kind::Store(Arc::new(error)));
+                        sleep(backoff).await;
+                        backoff = RECOVERY_BACKOFF.1.min(backoff * 2);
+                        jobs = self.waiting();
+                        continue;
+                    }
+                }
+            }
+            backoff = RECOVERY_BACKOFF.0;
+            if jobs.is_empty() {
+                jobs = self.waiting();
+            }
+            if jobs.is_empty() {
+                return;
+            }
+            self.append(store, std::mem::take(&mut jobs)).await;
+        }
+    }
+
+    /// Appends what some jobs ask for as one batch, and answers them.
+    async fn append(&self, store: &Arc<dyn ErasedStore>, mut jobs: Vec<Job>) {
+        let batch: Arc<[Record]> = jobs.iter_mut().flat_map(|job| std::mem::take(&mut job.records)).collect();
+        let counts: Vec<_> = jobs.iter().map(|job| job.count).collect();
+        self.mark_unsure(&batch);
+        let limit = self.0.append_timeout;
+        let mut append = Arc::clone(store).append(Arc::clone(&batch));
+        let in_time = timeout(limit, append.as_mut()).await;
+        let outcomes = if let Ok(outcomes) = in_time {
+            outcomes
+        } else {
+            // The append goes on, because what it stores must be shown. Nobody waits for it any more, nor longer than
+            // this behind it.
+            answer(jobs, &Kind::Unknown(Arc::new(AppendError::unknown("the store did not answer in time"))));
+            jobs = Vec::new();
+            loop {
+                if let Ok(outcomes) = timeout(limit, append.as_mut()).await {
+                    break outcomes;
+                }
+                answer(self.waiting(), &Kind::Store(Arc::new(AppendError::refused("the store does not answer"))));
+            }
+        };
+        let mut answers = self.settle(&batch, outcomes).into_iter();
+        for (job, count) in jobs.into_iter().zip(counts) {
+            // A publisher that is gone needs no answer.
+            let _ = job.reply.send(answers.by_ref().take(count).collect());
+        }
+    }
+
+    /// Shows what the store took of batches whose outcome is unknown.
+    async fn recover(&self, store: &Arc<dyn ErasedStore>, topics: BTreeSet<Topic>) -> Result<(), ReadError> {
+        let topics = Topics::with_limit(topics, usize::MAX).map_err(ReadError::new)?;
+        let (max_events, max_bytes) = self.0.settings.page;
+        loop {
+            let head = self.0.window.head();
+            let from = ReadFrom::After(head);
+            let read = Read { topics: topics.clone(), from, max_events, max_bytes };
+            let page = Arc::clone(store).read(read).await?;
+            if page.foreign {
+                self.0.window.reset(page.through);
+                return Ok(());
+            }
+            if page.entries.is_empty() {
+                return Ok(());
+            }
+            self.0.window.publish(|show| page.entries.into_iter().for_each(show));
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut state = self.0.queue.state.lock();
+        let jobs = std::mem::take(&mut state.waiting);
+        state.taken = !jobs.is_empty();
+        drop(state);
+        if let Some(runtime) = jobs.first().map(|job| job.runtime.clone()) {
+            runtime.spawn(Self(Arc::clone(&self.0)).serve(jobs));
+        }
+    }
+}
+
+fn answer(jobs: Vec<Job>, kind: &Kind) {
+    for job in jobs {
+        let _ = job.reply.send(failed(job.count, kind));
+    }
+}

@@ -1,0 +1,199 @@
+//! [`Subscription`]: a place in the log as a stream, and as a response.
+
+use super::{
+    Shared,
+    body::SubscriptionBody,
+    follow::{Follower, Start, Step},
+    gap::{Gap, Resume},
+    settings::{CursorMoves, Settings},
+};
+use crate::{
+    Event, KeepAlive, LastEventId, Topics,
+    replay::{Cursor, Entry, ReadError},
+    response,
+};
+use futures_core::Stream;
+use http::{HeaderValue, Response, StatusCode};
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+/// What a [`Subscription`] yields.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Message {
+    /// The next event.
+    Event(Arc<Entry>),
+    /// Events may be missing here, before the next one.
+    Gap(Gap),
+}
+
+/// A place in a hub's log, from where it is followed: made by [`Hub::subscribe`](crate::Hub::subscribe).
+///
+/// It is a [`Stream`] of [`Message`]s, becomes an [`http::Response`] with [`into_response`](Self::into_response), and is
+/// `IntoResponse` in axum.
+///
+/// ```
+/// # #[cfg(feature = "axum")] {
+/// use axum::{extract::State, response::IntoResponse};
+/// use tidings::{Hub, LastEventId, Topic};
+///
+/// #[derive(Clone)]
+/// struct App {
+///     hub: Hub,
+///     prices: Topic,
+/// }
+///
+/// async fn events(State(app): State<App>, last: LastEventId) -> impl IntoResponse {
+///     app.hub.subscribe(&app.prices).resume(last)
+/// }
+/// # }
+/// ```
+///
+/// A subscription costs a position, not a queue: one that is never polled delays nobody, and one that is slow reads on
+/// from the store at its own pace.
+///
+/// The stream ends when all topics are finished, or when the last [`Hub`](crate::Hub) is dropped. It fails if the store
+/// cannot be read; the client's last id is then still good.
+///
+/// # Cancel safety
+///
+/// Nothing is lost when a pending `next()` is dropped. Dropping the subscription frees all it held.
+#[must_use = "a subscription does nothing unless it is polled or served"]
+pub struct Subscription {
+    follower: Follower,
+    settings: Arc<Settings>,
+}
+
+impl Subscription {
+    pub(super) fn new(shared: &Arc<Shared>, topics: Topics) -> Self {
+        let settings = Arc::clone(&shared.settings);
+        Self { follower: Follower::new(Arc::clone(shared), topics), settings }
+    }
+
+    /// Goes on after the last event that the client received. An absent id leaves the subscription as it was.
+    ///
+    /// No id is an error: one that is too old, of another log, or not an id at all becomes a [`Gap`].
+    pub fn resume(mut self, last: impl Into<LastEventId>) -> Self {
+        self.follower.resume(&last.into());
+        self
+    }
+
+    /// Where to begin if the client sent no id. Default: [`Start::Now`].
+    pub fn start(mut self, start: Start) -> Self {
+        self.follower.start(start);
+        self
+    }
+
+    /// Sets the heartbeats. Default: the hub's.
+    pub fn keep_alive(mut self, keep_alive: KeepAlive) -> Self {
+        Arc::make_mut(&mut self.settings).keep_alive = keep_alive;
+        self
+    }
+
+    /// Sets after how long a client that was cut reconnects: a time between half and one and a half of `delay` is drawn
+    /// for each. Default: the hub's.
+    pub fn retry(mut self, delay: Duration) -> Self {
+        Arc::make_mut(&mut self.settings).retry = delay;
+        self
+    }
+
+    /// Sets how the client's last id is moved where there is no event to carry it. Default: the hub's.
+    pub fn cursor_moves(mut self, cursor_moves: CursorMoves) -> Self {
+        Arc::make_mut(&mut self.settings).cursor_moves = cursor_moves;
+        self
+    }
+
+    /// The topics.
+    #[must_use]
+    pub fn topics(&self) -> &Topics {
+        self.follower.topics()
+    }
+
+    /// The place up to which everything was handed over.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        self.follower.cursor()
+    }
+
+    /// How the subscription began; `None` as long as that is not known, which it is at the latest when
+    /// [`opened`](Self::opened) was awaited.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Resume> {
+        self.follower.outcome()
+    }
+
+    /// Waits until it is known how the subscription begins, so that the response can say it in its head.
+    ///
+    /// Over the [`Ring`](crate::replay::Ring) this never waits, and [`into_response`](Self::into_response) does it by
+    /// itself. Over another store it may read a page; the handler made by [`Hub::handler`](crate::Hub::handler) does this
+    /// for every request.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub async fn opened(mut self) -> Result<Self, ReadError> {
+        poll_fn(|cx| self.follower.poll_outcome(cx)).await?;
+        Ok(self)
+    }
+
+    /// An event that tells the client when to come back.
+    pub(crate) fn retry_event(&self) -> Event {
+        Event::new().retry(self.settings.draw_retry())
+    }
+
+    /// The response for hyper, or for anything that takes an [`http::Response`].
+    ///
+    /// 200 with an event stream; or 204, which stops an `EventSource` for good, if the client has everything there will
+    /// ever be: its id is good, nothing follows it, and all its topics are finished.
+    #[must_use]
+    pub fn into_response(mut self) -> Response<SubscriptionBody> {
+        self.follower.open_now();
+        let complete = self.follower.is_complete();
+        let gap = self.follower.known_gap();
+        let names = self.settings.names.clone();
+        let accel_buffering = self.settings.accel_buffering;
+        let mut response = if complete {
+            let mut response = Response::new(SubscriptionBody::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            response
+        } else {
+            let mut response = Response::new(SubscriptionBody::new(self.follower, self.settings));
+            response::set_headers(response.headers_mut(), accel_buffering);
+            response
+        };
+        if let Some(gap) = gap {
+            response.headers_mut().insert(names.gap_header, HeaderValue::from_static(gap.reason.as_str()));
+        }
+        response
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Result<Message, ReadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            let message = match std::task::ready!(self.follower.poll_step(cx)) {
+                // A finish without an event is seen as the end of the stream.
+                Some(Ok(Step::Entry(entry))) if entry.record().body().is_empty() => continue,
+                Some(Ok(Step::Entry(entry))) => Some(Ok(Message::Event(entry))),
+                Some(Ok(Step::Gap(gap))) => Some(Ok(Message::Gap(gap))),
+                Some(Err(error)) => Some(Err(error)),
+                None => None,
+            };
+            return Poll::Ready(message);
+        }
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").field("follower", &self.follower).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,287 @@
+//! [`Window`]: the recent end of the log, and those who wait for its next entry.
+//!
+//! It knows floors, entries and wakers, and nothing of tokio, of stores or of HTTP.
+//!
+//! Invariants: whoever was told to wait at a position is woken by the first entry of its topics after it, because
+//! looking and registering are one critical section. Wakers run outside the lock. A position is on the window only if
+//! it is at or past the floor of every topic it follows.
+
+use crate::{
+    Topics,
+    replay::{Cursor, Entry, Kind, Limits, Page, Shelf},
+    sync::Mutex,
+};
+use slab::Slab;
+use std::{sync::Arc, task::Waker};
+use tokio::time::Instant;
+
+#[derive(Debug)]
+pub(crate) struct Window {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The newest entry that was shown to everyone.
+    head: Cursor,
+    shelf: Shelf,
+    /// Beside each row of the shelf.
+    desks: Vec<Desk>,
+    /// The waker of each subscription that waits.
+    waiters: Slab<Option<Waker>>,
+    closed: bool,
+    /// The list of wakers of the last publish, kept for its memory.
+    spare: Vec<Waker>,
+    opened: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Desk {
+    /// Which waiters follow the topic.
+    seats: Slab<usize>,
+    /// Whether it is known here if the topic is finished. After a restart only the store knows.
+    known: bool,
+}
+
+/// A subscription's place among the waiters.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    waiter: usize,
+    /// Row and seat, for each topic.
+    seats: Box<[(usize, usize)]>,
+}
+
+impl Attached {
+    fn rows(&self) -> impl Iterator<Item = usize> {
+        self.seats.iter().map(|(row, _)| *row)
+    }
+}
+
+/// Where a cursor stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    /// Something between it and the window is only in the store, if anywhere.
+    Off,
+    /// The window has entries after it.
+    Behind,
+    /// It has everything there is.
+    Level,
+    /// As `Level`, and nothing will ever follow: all topics are finished.
+    Finished,
+    /// As `Level`, and the hub is gone.
+    Closed,
+}
+
+impl Window {
+    /// A window in front of a log that goes up to `head`.
+    pub(crate) fn new(head: Cursor, limits: Limits) -> Self {
+        Self {
+            state: Mutex::new(State {
+                head,
+                shelf: Shelf::new(limits, head.position()),
+                desks: Vec::new(),
+                waiters: Slab::new(),
+                closed: false,
+                spare: Vec::new(),
+                opened: Instant::now(),
+            }),
+        }
+    }
+
+    pub(crate) fn head(&self) -> Cursor {
+        self.state.lock().head
+    }
+
+    /// Takes a place, and says where the log ends at that moment.
+    pub(crate) fn attach(&self, topics: &Topics) -> (Attached, Cursor) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let waiter = state.waiters.insert(None);
+        let seats = topics
+            .iter()
+            .map(|topic| {
+                let row = state.shelf.pin(topic);
+                (row, desk(&mut state.desks, row).seats.insert(waiter))
+            })
+            .collect();
+        (Attached { waiter, seats }, state.head)
+    }
+
+    /// Gives a place up. Nothing of it stays.
+    pub(crate) fn detach(&self, attached: &Attached) {
+        let mut state = self.state.lock();
+        for &(row, seat) in &attached.seats {
+            state.desks[row].seats.remove(seat);
+            if state.shelf.unpin(row) {
+                state.desks[row] = Desk::default();
+            }
+        }
+        let waker = state.waiters.remove(attached.waiter);
+        drop(state);
+        drop(waker);
+    }
+
+    /// Where a cursor stands that a client sent. `Off` also if it is ahead of the log, or if only the store knows whether
+    /// its topics are finished.
+    pub(crate) fn assess(&self, attached: &Attached, cursor: Cursor) -> Standing {
+        let state = self.state.lock();
+        let known = attached.rows().all(|row| state.desks[row].known);
+        if !known || cursor.position() > state.head.position() {
+            return Standing::Off;
+        }
+        state.standing(attached, cursor)
+    }
+
+    /// Takes up to `max_events` entries after the cursor, or up to the one that reaches `max_bytes`. If there is none,
+    /// moves the cursor to the end of the log, and keeps the waker for the next entry.
+    pub(crate) fn next(
+        &self,
+        attached: &Attached,
+        cursor: &mut Cursor,
+        (max_events, max_bytes): (usize, usize),
+        waker: &Waker,
+        out: &mut impl Extend<Arc<Entry>>,
+    ) -> Standing {
+        let mut state = self.state.lock();
+        let standing = state.standing(attached, *cursor);
+        match standing {
+            Standing::Off => {}
+            Standing::Behind => {
+                state.shelf.collect(attached.rows(), cursor.position(), max_events, max_bytes, out);
+            }
+            Standing::Level | Standing::Finished | Standing::Closed => state.settle(cursor),
+        }
+        if standing == Standing::Level {
+            let slot = &mut state.waiters[attached.waiter];
+            if !slot.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
+                let old = slot.replace(waker.clone());
+                drop(state);
+                drop(old);
+            }
+        }
+        standing
+    }
+
+    /// Moves the cursor to the end of the log if nothing of its topics lies between, and says where it stands.
+    pub(crate) fn settle(&self, attached: &Attached, cursor: &mut Cursor) -> Standing {
+        let state = self.state.lock();
+        let standing = state.standing(attached, *cursor);
+        if !matches!(standing, Standing::Off | Standing::Behind) {
+            state.settle(cursor);
+        }
+        standing
+    }
+
+    /// Takes over what a page of the store says of topics that were not published to since the hub was opened.
+    pub(crate) fn learn(&self, attached: &Attached, topics: &Topics, page: &Page) {
+        let mut state = self.state.lock();
+        for (row, topic) in attached.rows().zip(topics) {
+            state.desks[row].known = true;
+            if page.finished.contains(topic) && state.shelf.finished(row).is_none() {
+                state.shelf.set_finished(row, page.through.position());
+            }
+        }
+    }
+
+    /// Lets `append` give the log its next entries and shows them to everyone, in one critical section.
+    pub(crate) fn publish<R>(&self, append: impl FnOnce(&mut dyn FnMut(Arc<Entry>)) -> R) -> R {
+        let mut state = self.state.lock();
+        let mut wakers = std::mem::take(&mut state.spare);
+        let result = append(&mut |entry| state.push(entry, &mut wakers));
+        drop(state);
+        self.wake(wakers);
+        result
+    }
+
+    /// Starts anew at `head`: the log was replaced or rewound. Every subscription is sent to the store.
+    pub(crate) fn reset(&self, head: Cursor) {
+        let mut state = self.state.lock();
+        let mut wakers = std::mem::take(&mut state.spare);
+        state.reset(head, &mut wakers);
+        drop(state);
+        self.wake(wakers);
+    }
+
+    /// Ends every subscription once it has what there is.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let wakers = state.waiters.iter_mut().filter_map(|(_, slot)| slot.take()).collect();
+        drop(state);
+        self.wake(wakers);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    fn wake(&self, mut wakers: Vec<Waker>) {
+        if wakers.capacity() == 0 {
+            return;
+        }
+        wakers.drain(..).for_each(Waker::wake);
+        let mut state = self.state.lock();
+        if state.spare.capacity() < wakers.capacity() {
+            std::mem::swap(&mut state.spare, &mut wakers);
+        }
+    }
+}
+
+impl State {
+    fn standing(&self, attached: &Attached, cursor: Cursor) -> Standing {
+        let position = cursor.position();
+        let mut rows = attached.rows();
+        if cursor.run() != self.head.run() || rows.any(|row| self.shelf.floor(row) > position) {
+            return Standing::Off;
+        }
+        if attached.rows().any(|row| self.shelf.has_after(row, position)) {
+            return Standing::Behind;
+        }
+        let end = position.max(self.head.position());
+        if attached.rows().all(|row| self.shelf.finished(row).is_some_and(|at| at <= end)) {
+            return Standing::Finished;
+        }
+        if self.closed { Standing::Closed } else { Standing::Level }
+    }
+
+    /// What a store has already shown may be past the head.
+    fn settle(&self, cursor: &mut Cursor) {
+        if cursor.position() < self.head.position() {
+            *cursor = self.head;
+        }
+    }
+
+    fn push(&mut self, entry: Arc<Entry>, wakers: &mut Vec<Waker>) {
+        let cursor = entry.cursor();
+        if cursor.run() != self.head.run() {
+            self.reset(cursor.run().at(cursor.position().saturating_sub(1)), wakers);
+        }
+        self.head = cursor;
+        let finishes = entry.record().kind() == Kind::Finish;
+        let row = self.shelf.push(entry, self.opened);
+        if finishes {
+            self.shelf.set_finished(row, cursor.position());
+        }
+        let desk = desk(&mut self.desks, row);
+        desk.known = true;
+        for (_, &waiter) in &desk.seats {
+            wakers.extend(self.waiters[waiter].take());
+        }
+    }
+
+    fn reset(&mut self, head: Cursor, wakers: &mut Vec<Waker>) {
+        self.head = head;
+        self.shelf.clear(head.position());
+        for desk in &mut self.desks {
+            desk.known = false;
+        }
+        wakers.extend(self.waiters.iter_mut().filter_map(|(_, slot)| slot.take()));
+    }
+}
+
+fn desk(desks: &mut Vec<Desk>, row: usize) -> &mut Desk {
+    if desks.len() <= row {
+        desks.resize_with(row + 1, Desk::default);
+    }
+    &mut desks[row]
+}

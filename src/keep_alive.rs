@@ -1,0 +1,204 @@
+//! Heartbeats: what a connection sends when there is nothing to send.
+//!
+//! Proxies and load balancers close a connection that is silent for a minute or so, and a client cannot tell a quiet
+//! server from a dead one. This is the only place below the hub that uses a timer.
+//!
+//! Invariant: a heartbeat stands between events, never inside one, and only after an idle interval.
+
+use crate::{Event, EventType};
+use bytes::Bytes;
+use futures_core::Stream;
+use pin_project_lite::pin_project;
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// 15 s: nginx and most load balancers close a silent connection after 60 s, Cloudflare after about 100 s, and a client
+/// that gives up after two silent intervals still notices within half a minute.
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(15);
+
+/// How often an idle stream sends a heartbeat, and what it looks like.
+///
+/// The default is an empty comment (`:` and a line feed) after 15 seconds without an event. Comments are invisible to
+/// `EventSource`; a script that watches over its connection needs [`KeepAlive::event`].
+///
+/// ```
+/// use std::time::Duration;
+/// use tidings::{EventType, KeepAlive};
+///
+/// let seen_by_scripts =
+///     KeepAlive::new().interval(Duration::from_secs(10)).event(EventType::from_static("heartbeat"));
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct KeepAlive {
+    /// `None` when there are no heartbeats.
+    interval: Option<Duration>,
+    form: Form,
+    /// The form as bytes: made once, shared by every beat.
+    frame: Bytes,
+}
+
+#[derive(Clone)]
+enum Form {
+    Comment(Box<str>),
+    /// Without a text, the data is the interval.
+    Named(EventType, Option<Box<str>>),
+}
+
+impl KeepAlive {
+    /// An empty comment every 15 seconds.
+    pub fn new() -> Self {
+        Self { interval: Some(DEFAULT_INTERVAL), form: Form::Comment("".into()), frame: Bytes::new() }.with_frame()
+    }
+
+    /// No heartbeats at all: for streams that end soon, or that always have something to say.
+    pub fn off() -> Self {
+        Self { interval: None, ..Self::new() }
+    }
+
+    /// Sets how long a stream is silent before it sends a heartbeat. Default: 15 seconds.
+    ///
+    /// The timer's resolution is a millisecond; a shorter interval counts as one millisecond.
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.interval = Some(interval.max(Duration::from_millis(1)));
+        self.with_frame()
+    }
+
+    /// Makes each heartbeat a comment with this text. Default: a comment without text.
+    pub fn comment(mut self, text: impl AsRef<str>) -> Self {
+        self.form = Form::Comment(text.as_ref().into());
+        self.with_frame()
+    }
+
+    /// Makes each heartbeat a named event, which scripts can see. Its data is the interval in milliseconds, so that a
+    /// client knows how long a silence means trouble.
+    pub fn event(mut self, event_type: EventType) -> Self {
+        self.form = Form::Named(event_type, None);
+        self.with_frame()
+    }
+
+    /// Makes each heartbeat a named event with this text as its data.
+    pub fn event_with(mut self, event_type: EventType, text: impl AsRef<str>) -> Self {
+        self.form = Form::Named(event_type, Some(text.as_ref().into()));
+        self.with_frame()
+    }
+
+    /// Whether a script can see the heartbeat.
+    pub(crate) fn is_named(&self) -> bool {
+        matches!(self.form, Form::Named(..))
+    }
+
+    fn with_frame(mut self) -> Self {
+        let event = match &self.form {
+            Form::Comment(text) => Event::new().comment(text),
+            Form::Named(event_type, Some(text)) => Event::new().event_type(event_type.clone()).data(text),
+            Form::Named(event_type, None) => {
+                let ms = self.interval.unwrap_or_default().as_millis();
+                Event::new().event_type(event_type.clone()).data(ms.to_string())
+            }
+        };
+        self.frame = event.encode(None);
+        self
+    }
+}
+
+impl Default for KeepAlive {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for KeepAlive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeepAlive")
+            .field("interval", &self.interval)
+            .field("named", &self.is_named())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a [`KeepAliveStream`] yields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Beat<T> {
+    /// The inner stream's next item.
+    Item(T),
+    /// The inner stream has been silent for an interval: the bytes to write between two events.
+    Heartbeat(Bytes),
+}
+
+pin_project! {
+    /// Interleaves heartbeats with any stream: one whenever the stream has been silent for an interval.
+    ///
+    /// [`Sse`](crate::Sse) and the hub's subscriptions have this built in; use it on its own to serve events with
+    /// another HTTP library. It ends when the inner stream ends.
+    ///
+    /// # Panics
+    ///
+    /// When it is first polled idle outside of a tokio runtime that has its timer enabled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when a pending `next()` is dropped.
+    pub struct KeepAliveStream<S> {
+        #[pin]
+        stream: S,
+        #[pin]
+        timer: Option<Sleep>,
+        keep_alive: KeepAlive,
+        // When something was last yielded. The timer is not re-armed for each event, which would cost more than the
+        // event: it fires, looks here, and waits for the rest.
+        last: Instant,
+    }
+}
+
+impl<S> KeepAliveStream<S> {
+    /// Wraps a stream. The first interval begins now.
+    pub fn new(stream: S, keep_alive: KeepAlive) -> Self {
+        Self { stream, timer: None, keep_alive, last: Instant::now() }
+    }
+
+    pub(crate) fn stream(self: Pin<&mut Self>) -> Pin<&mut S> {
+        self.project().stream
+    }
+}
+
+impl<S: Stream> Stream for KeepAliveStream<S> {
+    type Item = Beat<S::Item>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut this = self.project();
+        if let Poll::Ready(item) = this.stream.poll_next(cx) {
+            *this.last = Instant::now();
+            return Poll::Ready(item.map(Beat::Item));
+        }
+        let Some(interval) = this.keep_alive.interval else { return Poll::Pending };
+        loop {
+            // An interval past the end of the clock never comes.
+            let Some(due) = this.last.checked_add(interval) else { return Poll::Pending };
+            match this.timer.as_mut().as_pin_mut() {
+                None => this.timer.set(Some(sleep_until(due))),
+                Some(mut timer) => {
+                    ready!(timer.as_mut().poll(cx));
+                    let now = Instant::now();
+                    if due <= now {
+                        *this.last = now;
+                        timer.reset(now.checked_add(interval).unwrap_or(now));
+                        return Poll::Ready(Some(Beat::Heartbeat(this.keep_alive.frame.clone())));
+                    }
+                    timer.reset(due);
+                }
+            }
+        }
+    }
+}
+
+impl<S> fmt::Debug for KeepAliveStream<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeepAliveStream").field("keep_alive", &self.keep_alive).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,1 @@
+//! The suite that a [`ReplayStore`](super::ReplayStore) must pass.

@@ -1,0 +1,96 @@
+//! What a store answers when it could not do what it was asked.
+
+use std::{error::Error, fmt};
+
+type Source = Box<dyn Error + Send + Sync>;
+
+/// Why one record was not stored, while others of its batch may have been.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refused {
+    /// Its topic is finished.
+    Finished,
+    /// It is larger than the store keeps.
+    TooLarge,
+    /// Another reason of the store's own, in words for the publisher.
+    Other(String),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Finished => f.write_str("the topic is finished"),
+            Self::TooLarge => f.write_str("the event is larger than the store keeps"),
+            Self::Other(reason) => f.write_str(reason),
+        }
+    }
+}
+
+impl Error for Refused {}
+
+/// Why a store did not append a batch.
+///
+/// The difference between the two kinds is the whole point: after [`refused`](Self::refused) a publisher may try again,
+/// after [`unknown`](Self::unknown) that could store the events twice.
+#[derive(Debug)]
+pub struct AppendError {
+    unknown: bool,
+    source: Source,
+}
+
+impl AppendError {
+    /// Nothing of the batch was stored, and nothing of it ever will be.
+    pub fn refused(source: impl Into<Source>) -> Self {
+        Self { unknown: false, source: source.into() }
+    }
+
+    /// Some or all of the batch may have been stored, or may yet be: a connection broke while the answer was awaited.
+    pub fn unknown(source: impl Into<Source>) -> Self {
+        Self { unknown: true, source: source.into() }
+    }
+
+    /// Whether the outcome is unknown.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        self.unknown
+    }
+}
+
+impl fmt::Display for AppendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.unknown {
+            "the store did not say whether it has the events"
+        } else {
+            "the store did not take the events"
+        })
+    }
+}
+
+impl Error for AppendError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+/// Why a store could not be read.
+#[derive(Debug)]
+pub struct ReadError(Source);
+
+impl ReadError {
+    /// A read that failed because of `source`.
+    pub fn new(source: impl Into<Source>) -> Self {
+        Self(source.into())
+    }
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the store could not be read")
+    }
+}
+
+impl Error for ReadError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.0)
+    }
+}

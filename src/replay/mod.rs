@@ -1,0 +1,29 @@
+//! The log: what was published, in order, for as long as it is kept.
+//!
+//! A [`ReplayStore`] keeps [`Record`]s and gives each a [`Cursor`], which is the id that clients see. [`Ring`] keeps
+//! them in memory and is what a hub uses unless it is given another store. The [`conformance`] suite (feature
+//! `conformance`) says whether a store of your own keeps the contract.
+
+#[cfg(feature = "conformance")]
+#[cfg_attr(docsrs, doc(cfg(feature = "conformance")))]
+pub mod conformance;
+mod cursor;
+mod error;
+mod page;
+mod record;
+mod ring;
+mod shelf;
+mod store;
+
+pub use self::{
+    cursor::{Cursor, ParseCursorError, Run},
+    error::{AppendError, ReadError, Refused},
+    page::{Page, Read, ReadFrom},
+    record::{BodyError, Entry, Kind, Record},
+    ring::Ring,
+    store::ReplayStore,
+};
+pub(crate) use self::{
+    shelf::{Limits, Shelf},
+    store::{ErasedStore, Outcomes},
+};

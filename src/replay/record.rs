@@ -1,0 +1,214 @@
+//! [`Record`]: what is appended to a log. [`Entry`]: a record that has its place.
+
+use super::Cursor;
+use crate::{Event, Topic, encode};
+use bytes::{Bytes, BytesMut};
+use std::{borrow::Cow, fmt, sync::Arc, time::SystemTime};
+
+/// What a [`Record`] does to its topic.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Kind {
+    /// One more event.
+    Event,
+    /// The end of the topic, with or without a last event. Nothing can be appended after it.
+    Finish,
+}
+
+/// One event on its way into a log, or read back from one: its topic, its encoded body, and what filters and stores
+/// need to know of it.
+///
+/// The body has every line of the event but the id. A store keeps it as it is, and never has to look inside.
+#[derive(Clone)]
+#[must_use]
+pub struct Record {
+    topic: Topic,
+    kind: Kind,
+    body: Bytes,
+    time: SystemTime,
+    // Most records have neither a key nor labels.
+    extra: Option<Arc<Extra>>,
+}
+
+#[derive(Clone, Default)]
+struct Extra {
+    key: Option<Box<str>>,
+    labels: Vec<(Box<str>, Box<str>)>,
+}
+
+impl Record {
+    /// One event of a topic, made now.
+    pub fn new(topic: impl Into<Topic>, event: Event) -> Self {
+        Self::with_body(topic.into(), Kind::Event, event.into_body().freeze(), SystemTime::now())
+    }
+
+    /// The end of a topic, with an optional last event.
+    pub fn finish(topic: impl Into<Topic>, last: Option<Event>) -> Self {
+        let body = last.unwrap_or_default().into_body().freeze();
+        Self::with_body(topic.into(), Kind::Finish, body, SystemTime::now())
+    }
+
+    /// A record as a store kept it.
+    ///
+    /// # Errors
+    ///
+    /// When `body` is not what [`Record::body`] gave: then it could break the stream of every client that reads it.
+    pub fn from_stored(topic: Topic, kind: Kind, body: Bytes, time: SystemTime) -> Result<Self, BodyError> {
+        encode::check_body(&body).map_err(BodyError)?;
+        Ok(Self::with_body(topic, kind, body, time))
+    }
+
+    fn with_body(topic: Topic, kind: Kind, body: Bytes, time: SystemTime) -> Self {
+        Self { topic, kind, body, time, extra: None }
+    }
+
+    /// Sets the key: events of one topic with the same key are versions of the same thing.
+    pub fn with_key(mut self, key: impl AsRef<str>) -> Self {
+        self.extra_mut().key = Some(key.as_ref().into());
+        self
+    }
+
+    /// Adds a label, for the application's own use. Labels are never sent to clients.
+    pub fn with_label(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        self.extra_mut().labels.push((name.as_ref().into(), value.as_ref().into()));
+        self
+    }
+
+    fn extra_mut(&mut self) -> &mut Extra {
+        Arc::make_mut(self.extra.get_or_insert_default())
+    }
+
+    /// The topic.
+    #[must_use]
+    pub fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    /// Whether this is an event or the end of the topic.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The event as it goes over the wire, without its id and the blank line. Empty for a finish without an event.
+    #[must_use]
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// When the record was made.
+    #[must_use]
+    pub fn time(&self) -> SystemTime {
+        self.time
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        self.extra.as_ref()?.key.as_deref()
+    }
+
+    /// The labels, in the order they were added.
+    pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.extra.iter().flat_map(|extra| &extra.labels).map(|(name, value)| (&**name, &**value))
+    }
+
+    /// The event type, read from the body.
+    #[must_use]
+    pub fn event_type(&self) -> Option<&str> {
+        encode::field(&self.body, "event")
+    }
+
+    /// The data, read from the body, with line breaks as LF; `None` if the event has none.
+    #[must_use]
+    pub fn data(&self) -> Option<Cow<'_, str>> {
+        encode::data(&self.body)
+    }
+}
+
+impl<T: Into<Topic>> From<(T, Event)> for Record {
+    fn from((topic, event): (T, Event)) -> Self {
+        Self::new(topic, event)
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The payload, the key and the labels stay out.
+        f.debug_struct("Record")
+            .field("topic", &self.topic)
+            .field("kind", &self.kind)
+            .field("body_bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The bytes that a store gave back are not the body of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyError(&'static str);
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the stored bytes are not the body of an event: {}", self.0)
+    }
+}
+
+impl std::error::Error for BodyError {}
+
+/// A [`Record`] and its place in the log, encoded once for every client that will read it.
+pub struct Entry {
+    cursor: Cursor,
+    record: Record,
+    frame: Bytes,
+}
+
+impl Entry {
+    /// Gives a record its place.
+    #[must_use]
+    pub fn new(cursor: Cursor, mut record: Record) -> Self {
+        let body = std::mem::take(&mut record.body);
+        let len = body.len();
+        // The only holder of a body writes the id behind it, into the room that the encoder left there.
+        let mut frame = body.try_into_mut().unwrap_or_else(|shared| {
+            let mut copy = BytesMut::with_capacity(len + 64);
+            copy.extend_from_slice(&shared);
+            copy
+        });
+        encode::finish_with_id(&mut frame, cursor.text().as_str());
+        let frame = frame.freeze();
+        record.body = frame.slice(..len);
+        Self { cursor, record, frame }
+    }
+
+    /// The place, and the id of the event.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// The record.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The bytes of the wire, with the id and the blank line; shared, so that a clone copies nothing.
+    #[must_use]
+    pub fn frame(&self) -> &Bytes {
+        &self.frame
+    }
+
+    pub(crate) fn position(&self) -> u64 {
+        self.cursor.position()
+    }
+
+    /// What holding the entry costs, about.
+    pub(crate) fn cost(&self) -> usize {
+        self.frame.len() + size_of::<Self>() + 64
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry").field("cursor", &self.cursor).field("record", &self.record).finish_non_exhaustive()
+    }
+}

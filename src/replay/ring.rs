@@ -1,0 +1,184 @@
+//! [`Ring`]: the log in the memory of the process.
+
+use super::{
+    AppendError, Cursor, Entry, Kind, Limits, Page, Read, ReadError, ReadFrom, Record, Refused, ReplayStore, Run, Shelf,
+};
+use crate::{Topic, sync::Mutex};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// A log in memory, bounded by count, bytes and age for each topic, and by bytes over all topics.
+///
+/// What no longer fits goes, oldest first; a topic's own bounds keep a busy one from evicting the others. A new ring is a
+/// new log: ids of an earlier process are foreign to it, and their clients are told of a gap.
+///
+/// The defaults, for each topic: 10,000 events, which is what a busy topic has in a bad reconnect; 4 MiB; 5 minutes, after
+/// which a client had better load the page anew. Over all topics: 256 MiB.
+///
+/// ```
+/// use std::time::Duration;
+/// use tidings::{Hub, replay::Ring};
+///
+/// let ring = Ring::new().events_per_topic(1_000).max_age(Duration::from_secs(3600));
+/// let hub = Hub::builder().ring(ring).build();
+/// ```
+#[derive(Debug)]
+pub struct Ring {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    run: Run,
+    position: u64,
+    shelf: Shelf,
+}
+
+impl Ring {
+    /// An empty log with the default bounds.
+    #[must_use]
+    pub fn new() -> Self {
+        let limits = Limits {
+            events_per_topic: 10_000,
+            bytes_per_topic: 4 * 1024 * 1024,
+            total_bytes: 256 * 1024 * 1024,
+            age: Some(Duration::from_secs(5 * 60)),
+        };
+        Self { state: Mutex::new(State { run: Run::new_log(), position: 0, shelf: Shelf::new(limits, 0) }) }
+    }
+
+    /// Sets how many events of a topic are kept. Default: 10,000.
+    #[must_use]
+    pub fn events_per_topic(self, events: usize) -> Self {
+        self.limit(|limits| limits.events_per_topic = events)
+    }
+
+    /// Sets how many bytes of a topic are kept, the bookkeeping included. Default: 4 MiB.
+    #[must_use]
+    pub fn bytes_per_topic(self, bytes: usize) -> Self {
+        self.limit(|limits| limits.bytes_per_topic = bytes)
+    }
+
+    /// Sets for how long events are kept. Default: 5 minutes.
+    #[must_use]
+    pub fn max_age(self, age: Duration) -> Self {
+        self.limit(|limits| limits.age = Some(age))
+    }
+
+    /// Sets how many bytes are kept over all topics, the bookkeeping included. Default: 256 MiB.
+    #[must_use]
+    pub fn total_bytes(self, bytes: usize) -> Self {
+        self.limit(|limits| limits.total_bytes = bytes)
+    }
+
+    fn limit(self, set: impl FnOnce(&mut Limits)) -> Self {
+        set(&mut self.state.lock().shelf.limits);
+        self
+    }
+
+    pub(crate) fn head_now(&self) -> Cursor {
+        self.state.lock().head()
+    }
+
+    /// Appends one record and returns it with its place, ready to be sent.
+    pub(crate) fn push(&self, record: Record) -> Result<Arc<Entry>, Refused> {
+        self.state.lock().push(record)
+    }
+
+    pub(crate) fn read_now(&self, read: &Read) -> Page {
+        self.state.lock().read(read)
+    }
+}
+
+impl State {
+    fn head(&self) -> Cursor {
+        self.run.at(self.position)
+    }
+
+    fn push(&mut self, record: Record) -> Result<Arc<Entry>, Refused> {
+        if self.shelf.row(record.topic()).is_some_and(|row| self.shelf.finished(row).is_some()) {
+            return Err(Refused::Finished);
+        }
+        let finishes = record.kind() == Kind::Finish;
+        let entry = Entry::new(self.run.at(self.position + 1), record);
+        if entry.cost() > self.shelf.limits.bytes_per_topic.min(self.shelf.limits.total_bytes) {
+            return Err(Refused::TooLarge);
+        }
+        let entry = Arc::new(entry);
+        let now = Instant::now();
+        self.position += 1;
+        self.shelf.expire(now);
+        let row = self.shelf.push(Arc::clone(&entry), now);
+        if finishes {
+            self.shelf.set_finished(row, self.position);
+        }
+        Ok(entry)
+    }
+
+    fn read(&mut self, ask: &Read) -> Page {
+        self.shelf.expire(Instant::now());
+        if let ReadFrom::After(cursor) = ask.from {
+            if cursor.run() != self.run || cursor.position() > self.position {
+                return Page::foreign(self.head());
+            }
+        }
+        let shelf = &self.shelf;
+        let mut page = Page::new(self.head());
+        let mut rows = Vec::with_capacity(ask.topics.len());
+        for topic in &ask.topics {
+            let row = shelf.row(topic);
+            page.floor = page.floor.max(row.map_or(shelf.base(), |row| shelf.floor(row)));
+            rows.extend(row);
+        }
+        let after = match ask.from {
+            ReadFrom::After(cursor) => cursor.position(),
+            ReadFrom::Earliest => 0,
+            ReadFrom::Last(n) => shelf.before_last(rows.iter().copied(), n),
+        };
+        let all = shelf.collect(rows.iter().copied(), after, ask.max_events, ask.max_bytes, &mut page.entries);
+        if let (false, Some(last)) = (all, page.entries.last()) {
+            page.through = last.cursor();
+        }
+        let through = page.through.position();
+        page.finished = ask
+            .topics
+            .iter()
+            .filter(|topic| {
+                let finished = shelf.row(topic).and_then(|row| shelf.finished(row));
+                finished.is_some_and(|position| position <= through)
+            })
+            .cloned()
+            .collect();
+        page
+    }
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ReplayStore for Ring {
+    async fn head(&self) -> Result<Cursor, ReadError> {
+        Ok(self.head_now())
+    }
+
+    async fn append(&self, records: Arc<[Record]>) -> Result<Vec<Result<Cursor, Refused>>, AppendError> {
+        self.try_append(&records).unwrap_or(Ok(Vec::new()))
+    }
+
+    async fn read(&self, read: Read) -> Result<Page, ReadError> {
+        Ok(self.read_now(&read))
+    }
+
+    async fn forget(&self, topic: Topic) -> Result<(), ReadError> {
+        self.state.lock().shelf.forget(&topic);
+        Ok(())
+    }
+
+    fn try_append(&self, records: &Arc<[Record]>) -> Option<Result<Vec<Result<Cursor, Refused>>, AppendError>> {
+        let mut state = self.state.lock();
+        Some(Ok(records.iter().map(|record| Ok(state.push(record.clone())?.cursor())).collect()))
+    }
+}

@@ -1,0 +1,274 @@
+//! [`Shelf`]: entries in the order of their positions, kept for each topic within bounds.
+//!
+//! Both the hub's window and the [`Ring`](super::Ring) are one. It knows no lock, no clock and no waker.
+//!
+//! Invariant: for every topic, each entry that was pushed is either held, or at or below the topic's floor.
+
+use super::Entry;
+use crate::Topic;
+use slab::Slab;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// What a shelf keeps. Each bound holds at once; the oldest entries go first.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    pub(crate) events_per_topic: usize,
+    pub(crate) bytes_per_topic: usize,
+    pub(crate) total_bytes: usize,
+    pub(crate) age: Option<Duration>,
+}
+
+pub(crate) struct Shelf {
+    pub(crate) limits: Limits,
+    index: HashMap<Topic, usize>,
+    rows: Slab<Row>,
+    /// Every entry in the order it came, for the bounds over all topics. What a topic's own bounds removed is still
+    /// named here until it is passed over.
+    order: VecDeque<Placed>,
+    entries: usize,
+    bytes: usize,
+    /// The floor of every topic that has no row.
+    base: u64,
+}
+
+struct Placed {
+    position: u64,
+    row: usize,
+    at: Instant,
+}
+
+struct Row {
+    topic: Topic,
+    entries: VecDeque<Arc<Entry>>,
+    bytes: usize,
+    floor: u64,
+    finished: Option<u64>,
+    pins: usize,
+}
+
+impl Row {
+    fn front(&self) -> Option<u64> {
+        self.entries.front().map(|entry| entry.position())
+    }
+
+    fn newest(&self) -> u64 {
+        self.entries.back().map_or(0, |entry| entry.position())
+    }
+
+    /// The index of the first entry after a position.
+    fn after(&self, position: u64) -> usize {
+        self.entries.partition_point(|entry| entry.position() <= position)
+    }
+}
+
+impl Shelf {
+    pub(crate) fn new(limits: Limits, base: u64) -> Self {
+        Self { limits, index: HashMap::new(), rows: Slab::new(), order: VecDeque::new(), entries: 0, bytes: 0, base }
+    }
+
+    /// The row of a topic, if it has one.
+    pub(crate) fn row(&self, topic: &Topic) -> Option<usize> {
+        self.index.get(topic).copied()
+    }
+
+    fn row_or_new(&mut self, topic: &Topic) -> usize {
+        if let Some(row) = self.row(topic) {
+            return row;
+        }
+        let row = self.rows.insert(Row {
+            topic: topic.clone(),
+            entries: VecDeque::new(),
+            bytes: 0,
+            floor: self.base,
+            finished: None,
+            pins: 0,
+        });
+        self.index.insert(topic.clone(), row);
+        row
+    }
+
+    /// Keeps the row of a topic in place, making it if need be.
+    pub(crate) fn pin(&mut self, topic: &Topic) -> usize {
+        let row = self.row_or_new(topic);
+        self.rows[row].pins += 1;
+        row
+    }
+
+    /// Undoes one `pin`. Says whether the row is gone: it goes if it says no more than no row would.
+    pub(crate) fn unpin(&mut self, row: usize) -> bool {
+        self.rows[row].pins -= 1;
+        self.drop_if_void(row)
+    }
+
+    fn drop_if_void(&mut self, row: usize) -> bool {
+        let it = &self.rows[row];
+        let void = it.pins == 0 && it.entries.is_empty() && it.finished.is_none() && it.floor <= self.base;
+        if void {
+            let it = self.rows.remove(row);
+            self.index.remove(&it.topic);
+        }
+        void
+    }
+
+    /// Puts an entry behind all others, and removes what no longer fits. Returns the entry's row.
+    pub(crate) fn push(&mut self, entry: Arc<Entry>, now: Instant) -> usize {
+        let row = self.row_or_new(entry.record().topic());
+        let position = entry.position();
+        let cost = entry.cost();
+        let it = &mut self.rows[row];
+        it.entries.push_back(entry);
+        it.bytes += cost;
+        self.bytes += cost;
+        self.entries += 1;
+        self.order.push_back(Placed { position, row, at: now });
+        while {
+            let it = &self.rows[row];
+            it.entries.len() > self.limits.events_per_topic || it.bytes > self.limits.bytes_per_topic
+        } {
+            self.evict(row);
+        }
+        while self.bytes > self.limits.total_bytes {
+            self.evict_oldest();
+        }
+        if self.order.len() > 2 * self.entries + 64 {
+            let rows = &self.rows;
+            self.order.retain(|p| rows.get(p.row).and_then(Row::front).is_some_and(|front| front <= p.position));
+        }
+        row
+    }
+
+    /// Removes what is too old.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        let Some(age) = self.limits.age else { return };
+        while self.order.front().is_some_and(|oldest| now.duration_since(oldest.at) >= age) {
+            self.evict_oldest();
+        }
+    }
+
+    fn evict_oldest(&mut self) {
+        if let Some(Placed { position, row, .. }) = self.order.pop_front() {
+            // Positions are never given twice, so a row that was reused for another topic does not match.
+            if self.rows.get(row).and_then(Row::front) == Some(position) {
+                self.evict(row);
+            }
+        }
+    }
+
+    fn evict(&mut self, row: usize) {
+        let it = &mut self.rows[row];
+        if let Some(entry) = it.entries.pop_front() {
+            it.floor = it.floor.max(entry.position());
+            it.bytes -= entry.cost();
+            self.bytes -= entry.cost();
+            self.entries -= 1;
+        }
+    }
+
+    /// Removes a topic. From then on it shares one floor with all that were ever removed.
+    pub(crate) fn forget(&mut self, topic: &Topic) {
+        let Some(row) = self.index.remove(topic) else { return };
+        let it = self.rows.remove(row);
+        self.bytes -= it.bytes;
+        self.entries -= it.entries.len();
+        self.base = self.base.max(it.floor).max(it.newest());
+    }
+
+    /// Removes everything: the log continues from `base`. Pinned rows stay in place, empty.
+    pub(crate) fn clear(&mut self, base: u64) {
+        self.order.clear();
+        (self.entries, self.bytes, self.base) = (0, 0, base);
+        for (_, it) in &mut self.rows {
+            it.entries.clear();
+            (it.bytes, it.floor, it.finished) = (0, base, None);
+        }
+        self.rows.retain(|_, it| it.pins > 0);
+        self.index.retain(|_, row| self.rows.contains(*row));
+    }
+
+    pub(crate) fn floor(&self, row: usize) -> u64 {
+        self.rows[row].floor
+    }
+
+    /// The floor of a topic without a row.
+    pub(crate) fn base(&self) -> u64 {
+        self.base
+    }
+
+    pub(crate) fn finished(&self, row: usize) -> Option<u64> {
+        self.rows[row].finished
+    }
+
+    pub(crate) fn set_finished(&mut self, row: usize, position: u64) {
+        self.rows[row].finished = Some(position);
+    }
+
+    /// Whether a row has an entry after a position.
+    pub(crate) fn has_after(&self, row: usize, position: u64) -> bool {
+        self.rows[row].newest() > position
+    }
+
+    /// Appends to `out` what follows a position in some rows, in order, up to `max_events`, and up to the entry that
+    /// reaches `max_bytes`. Says whether that is all there is.
+    pub(crate) fn collect(
+        &self,
+        rows: impl Iterator<Item = usize>,
+        after: u64,
+        max_events: usize,
+        max_bytes: usize,
+        out: &mut impl Extend<Arc<Entry>>,
+    ) -> bool {
+        let (mut events, mut bytes) = (0, 0);
+        let mut put = |entry: &Arc<Entry>| {
+            let fits = events < max_events && bytes < max_bytes;
+            if fits {
+                events += 1;
+                bytes += entry.frame().len();
+                out.extend(Some(Arc::clone(entry)));
+            }
+            fits
+        };
+        let mut rows = rows.map(|row| &self.rows[row]).filter(|row| row.newest() > after);
+        let Some(first) = rows.next() else { return true };
+        let Some(second) = rows.next() else {
+            // The usual case, live delivery of one topic: nothing is allocated.
+            return first.entries.range(first.after(after)..).all(put);
+        };
+        let mut heads: Vec<_> = [first, second]
+            .into_iter()
+            .chain(rows)
+            .map(|row| row.entries.range(row.after(after)..).peekable())
+            .collect();
+        loop {
+            let next = heads.iter_mut().filter_map(|head| Some((head.peek()?.position(), head)));
+            match next.min_by_key(|(position, _)| *position).and_then(|(_, head)| head.next()) {
+                None => return true,
+                Some(entry) if put(entry) => {}
+                Some(_) => return false,
+            }
+        }
+    }
+
+    /// The position before the last `n` entries of some rows.
+    pub(crate) fn before_last(&self, rows: impl Iterator<Item = usize>, n: usize) -> u64 {
+        let mut last: Vec<u64> =
+            rows.flat_map(|row| self.rows[row].entries.iter().rev().take(n)).map(|entry| entry.position()).collect();
+        last.sort_unstable_by(|a, b| b.cmp(a));
+        last.truncate(n);
+        last.last().map_or(u64::MAX, |first| first - 1)
+    }
+}
+
+impl std::fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shelf")
+            .field("topics", &self.rows.len())
+            .field("entries", &self.entries)
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
