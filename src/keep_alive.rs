@@ -88,21 +88,22 @@ impl KeepAlive {
         self.with_frame()
     }
 
-    /// Whether a script can see the heartbeat.
-    pub(crate) fn is_named(&self) -> bool {
-        matches!(self.form, Form::Named(..))
+    /// The heartbeat as an event, if a script can see it.
+    pub(crate) fn named(&self) -> Option<Event> {
+        let Form::Named(event_type, text) = &self.form else { return None };
+        let event = Event::new().event_type(event_type.clone());
+        Some(match text {
+            Some(text) => event.data(text),
+            None => event.data(self.interval.unwrap_or_default().as_millis().to_string()),
+        })
     }
 
     fn with_frame(mut self) -> Self {
         let event = match &self.form {
-            Form::Comment(text) => Event::new().comment(text),
-            Form::Named(event_type, Some(text)) => Event::new().event_type(event_type.clone()).data(text),
-            Form::Named(event_type, None) => {
-                let ms = self.interval.unwrap_or_default().as_millis();
-                Event::new().event_type(event_type.clone()).data(ms.to_string())
-            }
+            Form::Comment(text) => Some(Event::new().comment(text)),
+            Form::Named(..) => self.named(),
         };
-        self.frame = event.encode(None);
+        self.frame = event.unwrap_or_default().encode(None);
         self
     }
 }
@@ -117,7 +118,7 @@ impl fmt::Debug for KeepAlive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeepAlive")
             .field("interval", &self.interval)
-            .field("named", &self.is_named())
+            .field("named", &matches!(self.form, Form::Named(..)))
             .finish_non_exhaustive()
     }
 }

@@ -14,6 +14,9 @@ mod last_event_id;
 pub mod replay;
 mod response;
 mod sync;
+#[cfg(feature = "test-util")]
+#[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
+pub mod test_util;
 mod topic;
 
 #[cfg(feature = "json")]

@@ -187,13 +187,15 @@ impl Wire {
         if !self.follower.is_level() || self.sent == Some(self.follower.cursor()) {
             return beat;
         }
-        self.sent = Some(self.follower.cursor());
-        let moved = self.cursor_move(Event::new());
-        if self.settings.keep_alive.is_named() {
-            // Scripts wait for the heartbeat itself.
-            return [beat, moved].concat().into();
+        if matches!(self.settings.cursor_moves, CursorMoves::Off) {
+            return beat;
         }
-        if moved.is_empty() { beat } else { moved }
+        self.sent = Some(self.follower.cursor());
+        match self.settings.keep_alive.named() {
+            // Scripts wait for the heartbeat itself, so it carries the id.
+            Some(event) => event.encode(Some(&self.follower.cursor().into())),
+            None => self.cursor_move(Event::new()),
+        }
     }
 
     /// Moves the client's last id to the cursor, in the way the settings say.

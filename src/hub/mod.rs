@@ -197,6 +197,14 @@ impl Hub {
 }
 
 impl Hub {
+    #[cfg(feature = "test-util")]
+    pub(crate) fn evict(&self) {
+        self.handle.shared.window.evict();
+        if let Store::Ring(ring) = &self.handle.shared.store {
+            ring.evict();
+        }
+    }
+
     pub(crate) fn last_event_id_parameter(&self) -> &str {
         &self.handle.shared.settings.names.last_event_id_parameter
     }
@@ -210,6 +218,6 @@ impl Default for Hub {
 
 impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hub").field("head", &self.handle.shared.window.head()).finish_non_exhaustive()
+        f.debug_struct("Hub").field("window", &self.handle.shared.window).finish_non_exhaustive()
     }
 }

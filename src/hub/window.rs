@@ -12,15 +12,13 @@ use crate::{
     sync::Mutex,
 };
 use slab::Slab;
-use std::{sync::Arc, task::Waker};
+use std::{fmt, sync::Arc, task::Waker};
 use tokio::time::Instant;
 
-#[derive(Debug)]
 pub(crate) struct Window {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
 struct State {
     /// The newest entry that was shown to everyone.
     head: Cursor,
@@ -35,7 +33,7 @@ struct State {
     opened: Instant,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Desk {
     /// Which waiters follow the topic.
     seats: Slab<usize>,
@@ -211,6 +209,11 @@ impl Window {
         self.wake(wakers);
     }
 
+    #[cfg(feature = "test-util")]
+    pub(crate) fn evict(&self) {
+        self.state.lock().shelf.evict_all();
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.state.lock().closed
     }
@@ -284,4 +287,15 @@ fn desk(desks: &mut Vec<Desk>, row: usize) -> &mut Desk {
         desks.resize_with(row + 1, Desk::default);
     }
     &mut desks[row]
+}
+
+impl fmt::Debug for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.lock();
+        f.debug_struct("Window")
+            .field("head", &state.head)
+            .field("shelf", &state.shelf)
+            .field("subscriptions", &state.waiters.len())
+            .finish_non_exhaustive()
+    }
 }

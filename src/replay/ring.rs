@@ -76,6 +76,11 @@ impl Ring {
         self
     }
 
+    #[cfg(feature = "test-util")]
+    pub(crate) fn evict(&self) {
+        self.state.lock().shelf.evict_all();
+    }
+
     pub(crate) fn head_now(&self) -> Cursor {
         self.state.lock().head()
     }
@@ -122,20 +127,20 @@ impl State {
                 return Page::foreign(self.head());
             }
         }
-        let shelf = &self.shelf;
+        let kept = &self.shelf;
         let mut page = Page::new(self.head());
         let mut rows = Vec::with_capacity(ask.topics.len());
         for topic in &ask.topics {
-            let row = shelf.row(topic);
-            page.floor = page.floor.max(row.map_or(shelf.base(), |row| shelf.floor(row)));
+            let row = kept.row(topic);
+            page.floor = page.floor.max(row.map_or(kept.base(), |row| kept.floor(row)));
             rows.extend(row);
         }
         let after = match ask.from {
             ReadFrom::After(cursor) => cursor.position(),
             ReadFrom::Earliest => 0,
-            ReadFrom::Last(n) => shelf.before_last(rows.iter().copied(), n),
+            ReadFrom::Last(n) => kept.before_last(rows.iter().copied(), n),
         };
-        let all = shelf.collect(rows.iter().copied(), after, ask.max_events, ask.max_bytes, &mut page.entries);
+        let all = kept.collect(rows.iter().copied(), after, ask.max_events, ask.max_bytes, &mut page.entries);
         if let (false, Some(last)) = (all, page.entries.last()) {
             page.through = last.cursor();
         }
@@ -144,7 +149,7 @@ impl State {
             .topics
             .iter()
             .filter(|topic| {
-                let finished = shelf.row(topic).and_then(|row| shelf.finished(row));
+                let finished = kept.row(topic).and_then(|row| kept.finished(row));
                 finished.is_some_and(|position| position <= through)
             })
             .cloned()

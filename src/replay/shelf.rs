@@ -159,6 +159,13 @@ impl Shelf {
         }
     }
 
+    #[cfg(feature = "test-util")]
+    pub(crate) fn evict_all(&mut self) {
+        while !self.order.is_empty() {
+            self.evict_oldest();
+        }
+    }
+
     fn evict(&mut self, row: usize) {
         let it = &mut self.rows[row];
         if let Some(entry) = it.entries.pop_front() {

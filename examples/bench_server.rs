@@ -1,0 +1,456 @@
+//! A server for load tests: it publishes timestamped events at a given pace to everyone who listens.
+//!
+//! ```sh
+//! cargo run --release --example bench_server -- --port 3000
+//! curl -N 'localhost:3000/events?topic=bench'
+//! curl -X POST 'localhost:3000/publish?n=1000&size=128&rate=50'
+//! curl localhost:3000/stats
+//! ```
+//!
+//! | argument | default | |
+//! | --- | --- | --- |
+//! | `--host ADDRESS` | 127.0.0.1 | where to listen |
+//! | `--port PORT` | 3000 | 0 takes a free one |
+//! | `--via hyper\|axum` | hyper | what serves HTTP; both take HTTP/1.1, and HTTP/2 with prior knowledge |
+//! | `--store ring` | ring | what keeps the log |
+//! | `--window EVENTS` | 1024 | kept ready to be sent, for each topic |
+//! | `--retain EVENTS` | 10000 | kept for those who come back, for each topic |
+//! | `--keep-alive-ms MS` | 15000 | the heartbeats' interval; 0 for none |
+//! | `--workers THREADS` | 1 | of the runtime |
+//!
+//! | request | |
+//! | --- | --- |
+//! | `GET /events` | the events of `topic` (any number of times; default: `bench`); with `replay=all`, a client that has no last id begins with all that is held |
+//! | `POST /publish` | publishes the body to `topic` as one event of type `update`, and answers its id |
+//! | `POST /publish?n=N` | publishes N events of `size` bytes (default: 128) in the background, `rate` a second (default: 0, as fast as it goes), `burst` at a time (default: 1); their data begins with `CLOCK_MONOTONIC` in nanoseconds, as 16 hexadecimal digits |
+//! | `GET /stats` | what is known, as JSON |
+
+use axum::{
+    Router,
+    routing::{any, get, post},
+    serve::ListenerExt as _,
+};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
+use http_body_util::{BodyExt as _, Either, Limited};
+use hyper::{
+    body::{Body, Frame, Incoming, SizeHint},
+    service::{Service as _, service_fn},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use percent_encoding::percent_decode_str;
+use pin_project_lite::pin_project;
+use rustix::time::{ClockId, clock_gettime};
+use std::{
+    borrow::Cow,
+    convert::Infallible,
+    error::Error,
+    fmt,
+    future::{Ready, ready},
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::{NonZeroU64, NonZeroUsize},
+    ops::RangeInclusive,
+    pin::Pin,
+    process::ExitCode,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+use tidings::{
+    Event, EventType, Hub, KeepAlive, PublishError, Refusal, Start, Subscription, Topic, Topics,
+    replay::{Cursor, Ring},
+};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    time::{Instant, sleep, sleep_until},
+};
+
+/// Load tests connect thousands at once; the kernel may have a lower limit of its own.
+const BACKLOG: u32 = 4096;
+
+/// The data of one event. The hub refuses events of more than 1 MiB, of which a little is not data.
+const SIZES: RangeInclusive<usize> = 16..=1_000_000;
+
+/// One event a nanosecond.
+const MAX_RATE: u64 = 1_000_000_000;
+
+fn main() -> ExitCode {
+    let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
+    let options = match Options::parse(args) {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("bench_server: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench_server: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> io::Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(options.workers.get()).enable_all().build()?;
+    runtime.block_on(async {
+        let listener = options.listen()?;
+        println!("listening on http://{}", listener.local_addr()?);
+        let bench = Arc::new(Bench::new(options));
+        match options.via {
+            Via::Hyper => serve_with_hyper(bench, listener).await,
+            Via::Axum => serve_with_axum(bench, listener).await,
+        }
+    })
+}
+
+struct Options {
+    host: IpAddr,
+    port: u16,
+    via: Via,
+    store: Store,
+    window: usize,
+    retain: usize,
+    keep_alive: Duration,
+    workers: NonZeroUsize,
+}
+
+#[derive(Clone, Copy)]
+enum Via {
+    Hyper,
+    Axum,
+}
+
+#[derive(Clone, Copy)]
+enum Store {
+    Ring,
+}
+
+impl Options {
+    fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut options = Self {
+            host: Ipv4Addr::LOCALHOST.into(),
+            port: 3000,
+            via: Via::Hyper,
+            store: Store::Ring,
+            window: 1024,
+            retain: 10_000,
+            keep_alive: Duration::from_secs(15),
+            workers: NonZeroUsize::MIN,
+        };
+        while let Some(name) = args.next() {
+            let mut value = || args.next().ok_or_else(|| format!("{name} needs a value"));
+            match name.as_str() {
+                "--host" => options.host = parsed(&name, &value()?)?,
+                "--port" => options.port = parsed(&name, &value()?)?,
+                "--via" => options.via = one_of(&name, &value()?, &[("hyper", Via::Hyper), ("axum", Via::Axum)])?,
+                "--store" => options.store = one_of(&name, &value()?, &[("ring", Store::Ring)])?,
+                "--window" => options.window = parsed(&name, &value()?)?,
+                "--retain" => options.retain = parsed(&name, &value()?)?,
+                "--keep-alive-ms" => options.keep_alive = Duration::from_millis(parsed(&name, &value()?)?),
+                "--workers" => options.workers = parsed(&name, &value()?)?,
+                _ => return Err(format!("unknown argument {name:?}")),
+            }
+        }
+        Ok(options)
+    }
+
+    fn hub(&self) -> Hub {
+        let keep_alive = match self.keep_alive {
+            Duration::ZERO => KeepAlive::off(),
+            interval => KeepAlive::new().interval(interval),
+        };
+        // Only the counts are to bound what is kept.
+        let hub = Hub::builder().window_events(self.window).window_bytes(usize::MAX).keep_alive(keep_alive);
+        match self.store {
+            Store::Ring => {
+                let ring = Ring::new().events_per_topic(self.retain);
+                hub.ring(ring.bytes_per_topic(usize::MAX).total_bytes(usize::MAX).max_age(Duration::MAX)).build()
+            }
+        }
+    }
+
+    fn listen(&self) -> io::Result<TcpListener> {
+        let socket = if self.host.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(SocketAddr::new(self.host, self.port))?;
+        socket.listen(BACKLOG)
+    }
+}
+
+fn parsed<T: FromStr<Err: fmt::Display>>(name: &str, value: &str) -> Result<T, String> {
+    value.parse().map_err(|error| format!("{name} {value:?}: {error}"))
+}
+
+fn one_of<T: Copy>(name: &str, value: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    let chosen = choices.iter().find(|(choice, _)| *choice == value);
+    chosen.map(|(_, meaning)| *meaning).ok_or_else(|| {
+        let choices: Vec<_> = choices.iter().map(|(choice, _)| *choice).collect();
+        format!("{name} {value:?}: expected {}", choices.join(" or "))
+    })
+}
+
+async fn serve_with_hyper(bench: Arc<Bench>, listener: TcpListener) -> io::Result<()> {
+    let events = bench.hub.handler(bench.subscriptions());
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (bench, events) = (Arc::clone(&bench), events.clone());
+        async move {
+            let response = match (request.method(), request.uri().path()) {
+                (_, "/events") => {
+                    let Ok(response) = events.call(request).await;
+                    response.map(|body| Either::Left(bench.counted(body)))
+                }
+                (&Method::POST, "/publish") => bench.publish(request).await.map(Either::Right),
+                (&Method::GET, "/stats") => bench.stats().map(Either::Right),
+                (_, "/publish" | "/stats") => text(StatusCode::METHOD_NOT_ALLOWED, "").map(Either::Right),
+                _ => text(StatusCode::NOT_FOUND, "").map(Either::Right),
+            };
+            Ok::<_, Infallible>(response)
+        }
+    });
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                eprintln!("bench_server: accept: {error}");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let service = service.clone();
+        tokio::spawn(async move {
+            let http = auto::Builder::new(TokioExecutor::new());
+            // It fails when a client goes away.
+            let _ = http.serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+async fn serve_with_axum(bench: Arc<Bench>, listener: TcpListener) -> io::Result<()> {
+    let events = bench.hub.handler(bench.subscriptions());
+    let (opening, publishing) = (Arc::clone(&bench), Arc::clone(&bench));
+    let app = Router::new()
+        .route(
+            "/events",
+            any(async move |request: axum::extract::Request| {
+                let Ok(response) = events.call(request).await;
+                response.map(|body| opening.counted(body))
+            }),
+        )
+        .route("/publish", post(async move |request: axum::extract::Request| publishing.publish(request).await))
+        .route("/stats", get(async move || bench.stats()));
+    let listener = listener.tap_io(|stream| {
+        let _ = stream.set_nodelay(true);
+    });
+    axum::serve(listener, app).await
+}
+
+struct Bench {
+    hub: Hub,
+    started: Instant,
+    published: AtomicU64,
+    /// Held once here and once by each open body.
+    open: Arc<()>,
+}
+
+impl Bench {
+    fn new(options: &Options) -> Self {
+        Self { hub: options.hub(), started: Instant::now(), published: AtomicU64::new(0), open: Arc::new(()) }
+    }
+
+    /// What a request for events is to follow.
+    fn subscriptions(&self) -> impl Fn(Parts) -> Ready<Result<Subscription, Refusal>> + Send + Sync + use<> {
+        let hub = self.hub.clone();
+        move |parts| ready(subscription(&hub, &parts.uri).map_err(|error| text(StatusCode::BAD_REQUEST, error).into()))
+    }
+
+    fn counted<B>(&self, body: B) -> Counted<B> {
+        Counted { body, open: Arc::clone(&self.open) }
+    }
+
+    async fn publish<B>(self: &Arc<Self>, request: Request<B>) -> Response<String>
+    where
+        B: Body<Error: Into<Box<dyn Error + Send + Sync>>>,
+    {
+        let (topic, load) = match publication(request.uri()) {
+            Ok(publication) => publication,
+            Err(error) => return text(StatusCode::BAD_REQUEST, error),
+        };
+        if let Some(load) = load {
+            tokio::spawn(load.run(Arc::clone(self), topic));
+            return text(StatusCode::ACCEPTED, "");
+        }
+        let body = match Limited::new(request.into_body(), *SIZES.end()).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) => return text(StatusCode::BAD_REQUEST, error.to_string()),
+        };
+        let Ok(data) = std::str::from_utf8(&body) else {
+            return text(StatusCode::BAD_REQUEST, "the body is not UTF-8");
+        };
+        match self.publish_update(&topic, data).await {
+            Ok(id) => text(StatusCode::OK, id.to_string()),
+            Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        }
+    }
+
+    async fn publish_update(&self, topic: &Topic, data: &str) -> Result<Cursor, PublishError> {
+        let event = Event::new().event_type(EventType::from_static("update")).data(data);
+        let id = self.hub.publish(topic, event).await?;
+        self.published.fetch_add(1, Ordering::Relaxed);
+        Ok(id)
+    }
+
+    fn stats(&self) -> Response<String> {
+        let uptime = self.started.elapsed().as_secs_f64();
+        let published = self.published.load(Ordering::Relaxed);
+        let open = Arc::strong_count(&self.open) - 1;
+        let json = format!(r#"{{"uptime_s":{uptime:.3},"published":{published},"open":{open}}}"#);
+        let mut response = text(StatusCode::OK, json);
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+}
+
+fn text(status: StatusCode, text: impl Into<String>) -> Response<String> {
+    let mut text = text.into();
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    let mut response = Response::new(text);
+    *response.status_mut() = status;
+    response
+}
+
+fn subscription(hub: &Hub, uri: &Uri) -> Result<Subscription, String> {
+    let mut topics = Vec::new();
+    let mut start = Start::Now;
+    for (name, value) in parameters(uri)? {
+        match name.as_str() {
+            "topic" => topics.push(parsed(&name, &value)?),
+            "replay" => start = one_of(&name, &value, &[("all", Start::Earliest)])?,
+            // The handler reads it.
+            "lastEventId" => {}
+            _ => return Err(format!("unknown parameter {name:?}")),
+        }
+    }
+    let topics = if topics.is_empty() { vec![default_topic()?] } else { topics };
+    let topics = Topics::new(topics).map_err(|error| error.to_string())?;
+    Ok(hub.subscribe(topics).start(start))
+}
+
+fn publication(uri: &Uri) -> Result<(Topic, Option<Load>), String> {
+    let mut topic = None;
+    let (mut n, mut size, mut rate, mut burst) = (None, None, None, None);
+    for (name, value) in parameters(uri)? {
+        match name.as_str() {
+            "topic" => topic = Some(parsed(&name, &value)?),
+            "n" => n = Some(parsed(&name, &value)?),
+            "size" => size = Some(parsed(&name, &value)?),
+            "rate" => rate = Some(parsed(&name, &value)?),
+            "burst" => burst = Some(parsed::<NonZeroU64>(&name, &value)?),
+            _ => return Err(format!("unknown parameter {name:?}")),
+        }
+    }
+    let topic = topic.map_or_else(default_topic, Ok)?;
+    let Some(n) = n else {
+        let only_body = size.is_none() && rate.is_none() && burst.is_none();
+        return if only_body { Ok((topic, None)) } else { Err("size, rate and burst go with n".into()) };
+    };
+    let load = Load { n, size: size.unwrap_or(128), rate: rate.unwrap_or(0), burst: burst.map_or(1, NonZeroU64::get) };
+    if !SIZES.contains(&load.size) {
+        return Err(format!("size {}: expected {} to {}", load.size, SIZES.start(), SIZES.end()));
+    }
+    if load.rate > MAX_RATE {
+        return Err(format!("rate {}: expected at most {MAX_RATE}", load.rate));
+    }
+    Ok((topic, Some(load)))
+}
+
+fn default_topic() -> Result<Topic, String> {
+    Topic::new("bench").map_err(|error| error.to_string())
+}
+
+fn parameters(uri: &Uri) -> Result<Vec<(String, String)>, String> {
+    let decoded = |text: &str| {
+        let text = text.replace('+', " ");
+        percent_decode_str(&text).decode_utf8().map(Cow::into_owned).map_err(|_| format!("{text:?} is not UTF-8"))
+    };
+    let pairs = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(k, v)| Ok((decoded(k)?, decoded(v)?))).collect()
+}
+
+/// Events to be published in the background.
+struct Load {
+    n: u64,
+    size: usize,
+    rate: u64,
+    burst: u64,
+}
+
+impl Load {
+    async fn run(self, bench: Arc<Bench>, topic: Topic) {
+        let filler = "x".repeat(self.size - SIZES.start());
+        let start = Instant::now();
+        let mut next = 0;
+        while next < self.n {
+            match next.checked_div(self.rate) {
+                Some(seconds) => {
+                    let nanos = next % self.rate * MAX_RATE / self.rate;
+                    sleep_until(start + Duration::from_secs(seconds) + Duration::from_nanos(nanos)).await;
+                }
+                // Publishing to the ring never waits, and would keep the subscribers' thread to itself.
+                None => tokio::task::yield_now().await,
+            }
+            let end = self.n.min(next.saturating_add(self.burst));
+            for _ in next..end {
+                let data = format!("{:016x}{filler}", monotonic().as_nanos());
+                if let Err(error) = bench.publish_update(&topic, &data).await {
+                    eprintln!("bench_server: publish: {error}");
+                    return;
+                }
+            }
+            next = end;
+        }
+    }
+}
+
+/// The clock that a client on the same machine can read too.
+fn monotonic() -> Duration {
+    clock_gettime(ClockId::Monotonic).try_into().unwrap_or_default()
+}
+
+pin_project! {
+    /// A body that counts as open until it is dropped.
+    struct Counted<B> {
+        #[pin]
+        body: B,
+        open: Arc<()>,
+    }
+}
+
+impl<B: Body> Body for Counted<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
