@@ -16,6 +16,7 @@ use std::{
     convert::Infallible,
     error::Error,
     fmt,
+    future::{Ready, ready},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -70,7 +71,27 @@ impl Hub {
     {
         Handler { hub: self.clone(), topics: Arc::new(topics) }
     }
+
+    /// A service that serves the same topics to everyone who asks.
+    ///
+    /// ```
+    /// use tidings::{Hub, Topic};
+    ///
+    /// # fn app() -> Result<axum::Router, tidings::TopicError> {
+    /// let hub = Hub::new();
+    /// let app = axum::Router::new().route_service("/events", hub.handler_for(Topic::new("news")?));
+    /// # Ok(app)
+    /// # }
+    /// ```
+    pub fn handler_for(&self, topics: impl Into<Topics>) -> Handler<SameTopics> {
+        let topics = topics.into();
+        let same: SameTopics = Box::new(move |_| ready(topics.clone()));
+        self.handler(same)
+    }
 }
+
+/// The function of a handler that serves the same topics to everyone: see [`Hub::handler_for`].
+pub type SameTopics = Box<dyn Fn(Parts) -> Ready<Topics> + Send + Sync>;
 
 /// What the function passed to [`Hub::handler`] may answer.
 pub trait IntoSubscription {

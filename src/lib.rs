@@ -1,6 +1,89 @@
 //! Server-Sent Events for axum and hyper that survive a reconnect.
+//!
+//! ```no_run
+//! use axum::Router;
+//! use tidings::{Event, Hub, Topic};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let hub = Hub::new();
+//!     let news = Topic::new("news")?;
+//!
+//!     let app = Router::new().route_service("/events", hub.handler_for(&news));
+//!     tokio::spawn(async move {
+//!         let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+//!         axum::serve(listener, app).await
+//!     });
+//!
+//!     for n in 0.. {
+//!         hub.publish(&news, Event::new().data(format!("tick {n}"))).await?;
+//!         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! A browser's `new EventSource("/events")` receives every tick once and in order, also if its connection is cut in
+//! between: it reconnects by itself and sends the id of the last event it has, and the hub goes on from there.
+//!
+//! # One idea
+//!
+//! A [`Hub`] has one ordered log, and a [`Subscription`] is a position in it. Resuming after a reconnect, catching up
+//! after being slow, and following live are the same read:
+//!
+//! - The *window* is the recent end of the log in memory: events encoded once, shared by all.
+//! - Behind it is a [`ReplayStore`](replay::ReplayStore), the longer log: the in-memory [`Ring`](replay::Ring) unless the
+//!   hub is given another.
+//! - A subscription reads from the window where its position is in it, and page by page from the store where it is not.
+//!   Only if the store no longer has what it needs is there a [`Gap`], and a gap is always reported.
+//!
+//! So a slow subscriber costs a position, never a queue, and delays neither the publisher nor anybody else.
+//!
+//! # What a client sees
+//!
+//! | what happened | on the wire |
+//! | --- | --- |
+//! | a fresh client connects | `retry:` and an id from which it can resume, then what is published from now on |
+//! | it comes back with a good id | exactly what followed |
+//! | its id is too old | header `tidings-gap: evicted` and an event of that name, then the oldest that is held |
+//! | its id is of another log, or ahead | the same with `foreign`, then what is published from now on |
+//! | it sent something else | the same with `malformed`, then what is published from now on |
+//! | it is too slow for window and store | a gap event in the stream, then the oldest that is held |
+//! | nothing is published for 15 seconds | `:` and a line feed, or an id if other topics have moved the position |
+//! | all its topics are finished | the rest, and the end; 204 when it comes back |
+//! | the store cannot be read at connect | 200, a `retry:` and the end: it comes back |
+//! | the store cannot be read later | a `retry:`, then the connection fails; its id is still good |
+//!
+//! The guarantee covers the topics that were subscribed to when the id was given. The names are [`Names`].
+//!
+//! # Blocks
+//!
+//! Each is usable alone, on axum, on hyper, or on anything that takes an [`http::Response`]:
+//!
+//! - [`Event`], [`EventId`], [`EventType`]: one event, valid by construction.
+//! - [`KeepAlive`], [`KeepAliveStream`]: heartbeats between the items of any stream.
+//! - [`Sse`]: any stream of events as a response, for streams that are not shared and not resumed.
+//! - [`LastEventId`]: where the client left off.
+//! - [`Hub`], [`Topic`], [`Subscription`]: publish, fan out, resume. A subscription is a `Stream` and a response.
+//! - [`Handler`]: a hub as a service, from [`Hub::handler`], where the application's own function authorises.
+//! - [`replay`]: the log, and the trait for stores of your own.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! | --- | --- | --- |
+//! | `axum` | yes | `IntoResponse` for [`Sse`] and [`Subscription`], `FromRequestParts` for [`LastEventId`] |
+//! | `json` | yes | `Event::json` |
+//! | `conformance` | no | `replay::conformance`, the suite for stores of your own |
+//! | `test-util` | no | `test_util`, for the tests of your application |
+//!
+//! # What it is not for
+//!
+//! Messages from client to server (use a web socket), work that is to be done once by one of several workers (use a
+//! queue), or, yet, one log for several processes.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![doc(test(attr(deny(warnings), allow(dead_code, unused_variables))))]
 
 #[cfg(feature = "axum")]
 mod axum;
@@ -24,7 +107,7 @@ pub use crate::event::JsonError;
 pub use crate::{
     event::Event,
     field::{EventId, EventType, FieldError},
-    handler::{Handler, HandlerBody, IntoSubscription, Refusal},
+    handler::{Handler, HandlerBody, IntoSubscription, Refusal, SameTopics},
     hub::{
         CursorMoves, Gap, GapReason, Hub, HubBuilder, Message, Names, PublishError, Resume, Start, Subscription,
         SubscriptionBody,
@@ -34,3 +117,8 @@ pub use crate::{
     response::{Sse, SseBody, SseItem},
     topic::{Topic, TopicError, Topics, TopicsError},
 };
+
+/// The README's code compiles.
+#[cfg(all(doctest, feature = "axum"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -15,6 +15,7 @@ fn topic() -> Topic {
     Topic::new("t").unwrap()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "numbers and texts alike")]
 fn text(text: impl ToString) -> Event {
     Event::new().data(text.to_string())
 }

@@ -10,6 +10,7 @@ fn topic(name: &str) -> Topic {
     Topic::new(name).unwrap()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "numbers and texts alike")]
 fn text(text: impl ToString) -> Event {
     Event::new().data(text.to_string())
 }

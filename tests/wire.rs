@@ -215,8 +215,14 @@ fn any_text() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
 }
 
+/// 5,000 unless `PROPTEST_CASES` says otherwise.
+fn cases() -> ProptestConfig {
+    let config = ProptestConfig::default();
+    if std::env::var_os("PROPTEST_CASES").is_some() { config } else { ProptestConfig { cases: 5_000, ..config } }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(5_000))]
+    #![proptest_config(cases())]
 
     /// Whatever is given comes back, however the bytes are cut on the way.
     #[test]

@@ -47,7 +47,7 @@ impl Run {
 /// many events the whole hub has had: do not give it to those who must not know.
 ///
 /// ```
-/// use tidings::replay::{Cursor, Run};
+/// use tidings::replay::Run;
 ///
 /// let cursor = Run { epoch: 35, number: 0 }.at(17);
 /// assert_eq!(cursor.to_string(), "17.0.z");

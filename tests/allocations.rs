@@ -1,0 +1,69 @@
+//! Delivering a live event to one more subscriber allocates nothing and copies nothing.
+
+use futures_util::StreamExt;
+use http_body::Body;
+use std::{
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+use tidings::{Event, EventType, Hub, KeepAlive, Message, SubscriptionBody, Topic};
+
+const UPDATE: EventType = EventType::from_static("update");
+
+/// How many allocations it takes to publish one event and to deliver it to `count` responses.
+fn allocations(count: usize) -> u64 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    let (hub, topic) = (Hub::new(), Topic::new("t").unwrap());
+    let mut bodies: Vec<Pin<Box<SubscriptionBody>>> =
+        (0..count).map(|_| Box::pin(hub.subscribe(&topic).into_response().into_body())).collect();
+    let mut cx = Context::from_waker(Waker::noop());
+    for body in &mut bodies {
+        assert!(body.as_mut().poll_frame(&mut cx).is_ready(), "the opening block");
+        assert!(body.as_mut().poll_frame(&mut cx).is_pending());
+    }
+    let mut round = |text: &str| {
+        hub.publish_now(&topic, Event::new().event_type(UPDATE).data(text)).unwrap();
+        for body in &mut bodies {
+            assert!(matches!(body.as_mut().poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))));
+            assert!(body.as_mut().poll_frame(&mut cx).is_pending());
+        }
+    };
+    // Lists grow to the number of subscribers.
+    for _ in 0..3 {
+        round("warm up");
+    }
+    allocation_counter::measure(|| round("measured")).count_total
+}
+
+#[test]
+fn a_live_event_costs_no_allocation_for_one_more_subscriber() {
+    let (one, many) = (allocations(1), allocations(1_000));
+    assert_eq!(one, many, "999 more subscribers");
+    assert!(one <= 8, "and few for the event itself: {one}");
+}
+
+#[test]
+fn all_subscribers_share_the_bytes_of_an_event() {
+    let (hub, topic) = (Hub::new(), Topic::new("t").unwrap());
+    let mut subscriptions: Vec<_> = (0..100).map(|_| hub.subscribe(&topic).keep_alive(KeepAlive::off())).collect();
+    hub.publish_now(&topic, Event::new().data("shared")).unwrap();
+    let frames: Vec<_> = subscriptions
+        .iter_mut()
+        .map(|subscription| match futures_util::FutureExt::now_or_never(subscription.next()) {
+            Some(Some(Ok(Message::Event(entry)))) => entry.frame().as_ptr(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(frames.iter().all(|frame| *frame == frames[0]));
+}
+
+#[test]
+fn an_event_is_encoded_with_one_copy() {
+    let text = "x".repeat(16 * 1024);
+    let measured = allocation_counter::measure(|| {
+        let event = Event::new().event_type(UPDATE).data(&text);
+        std::hint::black_box(event.encode(None));
+    });
+    assert!(measured.bytes_total < 17 * 1024, "{measured:?}");
+}

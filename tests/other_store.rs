@@ -1,0 +1,276 @@
+//! A hub over a store that is not the ring: turns, batches, unknown outcomes, and how often the store is asked.
+
+use futures_util::{StreamExt, future::poll_immediate};
+use std::time::Duration;
+use tidings::{
+    Event, Hub, Message, Resume, Start, Subscription, Topic,
+    test_util::{Fault, Faults, FaultyStore, next_event},
+};
+use tokio::time::Instant;
+
+fn topic() -> Topic {
+    Topic::new("t").unwrap()
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "numbers and texts alike")]
+fn text(text: impl ToString) -> Event {
+    Event::new().data(text.to_string())
+}
+
+async fn hub() -> (Hub, Faults) {
+    let (store, faults) = FaultyStore::new();
+    (Hub::builder().open(store).await.unwrap(), faults)
+}
+
+async fn data(subscription: &mut Subscription) -> String {
+    next_event(subscription).await.record().data().unwrap().into_owned()
+}
+
+async fn is_silent(subscription: &mut Subscription) -> bool {
+    // Whatever is on its way has arrived when everything else waits for the clock.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    poll_immediate(subscription.next()).await.is_none()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_published_is_stored_and_followed_in_order() {
+    let (hub, _) = hub().await;
+    let mut live = hub.subscribe(topic());
+    let mut ids = Vec::new();
+    for n in 0..10 {
+        ids.push(hub.publish(topic(), text(n)).await.unwrap());
+    }
+    for n in 0..10 {
+        assert_eq!(data(&mut live).await, n.to_string());
+    }
+    let mut resumed = hub.subscribe(topic()).resume(ids[6]).opened().await.unwrap();
+    assert_eq!(resumed.outcome(), Some(Resume::Resumed));
+    assert_eq!(data(&mut resumed).await, "7");
+    let mut all = hub.subscribe(topic()).start(Start::Earliest);
+    assert_eq!(data(&mut all).await, "0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn publishers_who_come_while_an_append_is_under_way_share_the_next_batch() {
+    let (hub, faults) = hub().await;
+    let mut live = hub.subscribe(topic());
+    faults.next_append(Fault::Hangs);
+    let publishers: Vec<_> = (0..20)
+        .map(|n| {
+            let hub = hub.clone();
+            tokio::spawn(async move { hub.publish(topic(), text(n)).await.unwrap() })
+        })
+        .collect();
+    assert!(is_silent(&mut live).await);
+    faults.release();
+    let mut ids = Vec::new();
+    for publisher in publishers {
+        ids.push(publisher.await.unwrap().position());
+    }
+    assert_eq!(faults.appends(), 2);
+    assert!(ids.is_sorted());
+    for n in 0..20 {
+        assert_eq!(data(&mut live).await, n.to_string());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_the_store_takes_is_followed_even_if_its_publisher_is_gone() {
+    let (hub, faults) = hub().await;
+    let mut live = hub.subscribe(topic());
+    faults.next_append(Fault::Hangs);
+    let mut publish = Box::pin(hub.publish(topic(), text("kept")));
+    assert!(poll_immediate(&mut publish).await.is_none());
+    drop(publish);
+    assert!(is_silent(&mut live).await);
+    faults.release();
+    assert_eq!(data(&mut live).await, "kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_store_refuses_is_followed_by_nobody() {
+    let (hub, faults) = hub().await;
+    let mut live = hub.subscribe(topic());
+    faults.next_append(Fault::Refused);
+    let error = hub.publish(topic(), text("refused")).await.unwrap_err();
+    assert!(!error.is_unknown());
+    assert!(std::error::Error::source(&error).is_some(), "the store's own error is told");
+    assert!(is_silent(&mut live).await);
+    hub.publish(topic(), text("taken")).await.unwrap();
+    assert_eq!(data(&mut live).await, "taken");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_unknown_outcome_what_was_stored_is_followed_without_another_publish() {
+    let (hub, faults) = hub().await;
+    let mut live = hub.subscribe(topic());
+    faults.next_append(Fault::UnknownButStored);
+    assert!(hub.publish(topic(), text("stored")).await.unwrap_err().is_unknown());
+    assert_eq!(data(&mut live).await, "stored");
+    faults.next_append(Fault::Unknown);
+    assert!(hub.publish(topic(), text("not stored")).await.unwrap_err().is_unknown());
+    hub.publish(topic(), text("next")).await.unwrap();
+    assert_eq!(data(&mut live).await, "next");
+    assert!(is_silent(&mut live).await, "nothing is repeated");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_it_is_not_known_what_was_stored_nothing_is_appended() {
+    let (hub, faults) = hub().await;
+    let mut live = hub.subscribe(topic()).opened().await.unwrap();
+    faults.next_append(Fault::UnknownButStored);
+    for _ in 0..3 {
+        faults.next_read(Fault::Refused);
+    }
+    assert!(hub.publish(topic(), text("stored")).await.unwrap_err().is_unknown());
+    let error = hub.publish(topic(), text("too early")).await.unwrap_err();
+    assert!(!error.is_unknown(), "it was never given to the store");
+    assert_eq!(faults.appends(), 1);
+    assert_eq!(data(&mut live).await, "stored", "the hub asks again by itself");
+    hub.publish(topic(), text("next")).await.unwrap();
+    assert_eq!(data(&mut live).await, "next");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_waits_no_longer_than_the_timeout_and_the_append_goes_on() {
+    let (hub, faults) = hub().await;
+    let mut live = hub.subscribe(topic());
+    faults.next_append(Fault::Hangs);
+    let start = Instant::now();
+    let late = hub.publish(topic(), text("late"));
+    let behind = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        hub.publish(topic(), text("behind")).await
+    };
+    let (late, behind) = tokio::join!(late, behind);
+    assert!(late.unwrap_err().is_unknown());
+    assert!(!behind.unwrap_err().is_unknown(), "it was never given to the store");
+    assert_eq!(start.elapsed(), Duration::from_secs(10), "5 seconds each is the default");
+    assert!(is_silent(&mut live).await);
+    faults.release();
+    assert_eq!(data(&mut live).await, "late");
+    hub.publish(topic(), text("next")).await.unwrap();
+    assert_eq!(data(&mut live).await, "next");
+}
+
+#[tokio::test(start_paused = true)]
+async fn publish_now_is_for_stores_that_answer_at_once() {
+    let (hub, _) = hub().await;
+    assert!(hub.publish_now(topic(), text(0)).unwrap_err().is_busy());
+    hub.publish(topic(), text(1)).await.unwrap();
+}
+
+#[test]
+fn publishing_outside_of_a_runtime_is_an_error_and_not_a_panic() {
+    let (hub, _) = futures_util::FutureExt::now_or_never(hub()).unwrap();
+    let outcome = futures_util::FutureExt::now_or_never(hub.publish(topic(), text(0))).unwrap();
+    assert!(outcome.unwrap_err().to_string().contains("runtime"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_ends_in_the_middle_leaves_a_hub_that_works() {
+    let (hub, faults) = hub().await;
+    faults.next_append(Fault::Hangs);
+    let (other, other_appends) = (hub.clone(), faults.clone());
+    let lost = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut publish = Box::pin(other.publish(topic(), text("lost")));
+            while other_appends.appends() == 0 {
+                assert!(poll_immediate(&mut publish).await.is_none());
+                tokio::task::yield_now().await;
+            }
+        });
+    });
+    lost.join().unwrap();
+    let mut live = hub.subscribe(topic());
+    hub.publish(topic(), text("next")).await.unwrap();
+    assert_eq!(data(&mut live).await, "next");
+}
+
+#[tokio::test(start_paused = true)]
+async fn finished_topics_are_known_from_the_store_after_a_restart() {
+    let (store, _) = FaultyStore::new();
+    let store = std::sync::Arc::new(store);
+    let hub = Hub::builder().open(Shared(store.clone())).await.unwrap();
+    let first = hub.publish(topic(), text(0)).await.unwrap();
+    let last = hub.finish(topic(), Some(text(1))).await.unwrap();
+    drop(hub);
+
+    let hub = Hub::builder().open(Shared(store)).await.unwrap();
+    let resumed = hub.subscribe(topic()).resume(last).opened().await.unwrap();
+    assert_eq!(resumed.into_response().status(), 204);
+    let resumed = hub.subscribe(topic()).resume(first).opened().await.unwrap();
+    assert_eq!(resumed.into_response().status(), 200);
+    let mut fresh = hub.subscribe(topic());
+    assert_eq!(data(&mut fresh).await, "0");
+    assert_eq!(data(&mut fresh).await, "1");
+    assert!(fresh.next().await.is_none());
+}
+
+/// A store that outlives its hub.
+struct Shared(std::sync::Arc<FaultyStore>);
+
+impl tidings::replay::ReplayStore for Shared {
+    async fn head(&self) -> Result<tidings::replay::Cursor, tidings::replay::ReadError> {
+        self.0.head().await
+    }
+    async fn append(
+        &self,
+        records: std::sync::Arc<[tidings::replay::Record]>,
+    ) -> Result<Vec<Result<tidings::replay::Cursor, tidings::replay::Refused>>, tidings::replay::AppendError> {
+        self.0.append(records).await
+    }
+    async fn read(&self, read: tidings::replay::Read) -> Result<tidings::replay::Page, tidings::replay::ReadError> {
+        self.0.read(read).await
+    }
+    async fn forget(&self, topic: Topic) -> Result<(), tidings::replay::ReadError> {
+        self.0.forget(topic).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_quiet_subscriptions_cost_no_read_and_no_wake_up_while_another_topic_is_busy() {
+    let (store, faults) = FaultyStore::new();
+    let hub = Hub::builder().window_events(16).open(store).await.unwrap();
+    let mut quiet = Vec::new();
+    for n in 0..1000 {
+        let topic = Topic::new(format!("quiet-{n}")).unwrap();
+        // Every other one has a past.
+        if n % 2 == 0 {
+            hub.publish(&topic, text("past")).await.unwrap();
+        }
+        quiet.push((topic.clone(), hub.subscribe(&topic).opened().await.unwrap()));
+    }
+    let wakes = std::sync::Arc::new(Wakes::default());
+    let counting = std::task::Waker::from(wakes.clone());
+    let mut context = std::task::Context::from_waker(&counting);
+    for (_, subscription) in &mut quiet {
+        assert!(subscription.poll_next_unpin(&mut context).is_pending());
+    }
+    let reads = faults.reads();
+    let busy = Topic::new("busy").unwrap();
+    for n in 0..5_000 {
+        hub.publish(&busy, text(n)).await.unwrap();
+        let (_, subscription) = &mut quiet[n % 1000];
+        assert!(subscription.poll_next_unpin(&mut context).is_pending());
+    }
+    assert_eq!(faults.reads(), reads);
+    assert_eq!(wakes.0.load(std::sync::atomic::Ordering::Relaxed), 0);
+    for (n, (topic, subscription)) in quiet.iter_mut().enumerate() {
+        hub.publish(&*topic, text(n)).await.unwrap();
+        let Some(Ok(Message::Event(entry))) = subscription.next().await else { panic!() };
+        assert_eq!(entry.record().data().unwrap(), n.to_string());
+    }
+    assert_eq!(faults.reads(), reads);
+    assert_eq!(wakes.0.load(std::sync::atomic::Ordering::Relaxed), 1000);
+}
+
+#[derive(Default)]
+struct Wakes(std::sync::atomic::AtomicUsize);
+
+impl std::task::Wake for Wakes {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,137 @@
+//! Real servers on free ports, on axum and on bare hyper, and a client for them.
+#![allow(dead_code, reason = "each test target uses its own part of this")]
+
+use bytes::Bytes;
+use http::{Request, Response, request::Parts};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use std::{
+    future::Future,
+    net::{Ipv4Addr, SocketAddr},
+};
+use tidings::{Handler, IntoSubscription};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{JoinHandle, JoinSet},
+};
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Via {
+    Axum,
+    Hyper,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Http {
+    One,
+    Two,
+}
+
+pub(crate) const ALL: [(Via, Http); 4] =
+    [(Via::Axum, Http::One), (Via::Axum, Http::Two), (Via::Hyper, Http::One), (Via::Hyper, Http::Two)];
+
+/// A server that ends with its value.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Server {
+    /// Serves a handler at every path.
+    pub(crate) async fn start<F, R>(via: Via, handler: Handler<F>) -> Self
+    where
+        F: Fn(Parts) -> R + Send + Sync + 'static,
+        R: Future<Output: IntoSubscription> + Send + 'static,
+    {
+        match via {
+            Via::Axum => Self::router(axum::Router::new().fallback_service(handler)).await,
+            Via::Hyper => {
+                let (listener, address) = listen().await;
+                Self { address, task: tokio::spawn(serve_with_hyper(listener, handler)) }
+            }
+        }
+    }
+
+    /// Serves any axum router.
+    pub(crate) async fn router(app: axum::Router) -> Self {
+        let (listener, address) = listen().await;
+        Self { address, task: tokio::spawn(async move { axum::serve(listener, app).await.unwrap() }) }
+    }
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+async fn serve_with_hyper<F, R>(listener: TcpListener, handler: Handler<F>)
+where
+    F: Fn(Parts) -> R + Send + Sync + 'static,
+    R: Future<Output: IntoSubscription> + Send + 'static,
+{
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let handler = handler.clone();
+        connections.spawn(async move {
+            let server = auto::Builder::new(TokioExecutor::new());
+            // A client that goes away is not the server's failure.
+            let _ = server.serve_connection(TokioIo::new(stream), handler).await;
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// One connection with one request; dropping it cuts the connection.
+pub(crate) struct Client {
+    connection: JoinHandle<()>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Client {
+    pub(crate) async fn get(
+        http: Http,
+        address: SocketAddr,
+        uri: &str,
+        headers: &[(&str, &str)],
+    ) -> (Self, Response<Incoming>) {
+        let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
+        let uri = format!("http://{address}{uri}");
+        let mut request = Request::get(uri).header("host", address.to_string());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        match http {
+            Http::One => {
+                let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+                let client = Self { connection: tokio::spawn(async move { drop(connection.await) }) };
+                let response = sender.send_request(request).await.unwrap();
+                (client, response)
+            }
+            Http::Two => {
+                let executor = TokioExecutor::new();
+                let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+                let client = Self { connection: tokio::spawn(async move { drop(connection.await) }) };
+                let response = sender.send_request(request).await.unwrap();
+                (client, response)
+            }
+        }
+    }
+}
