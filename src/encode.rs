@@ -15,6 +15,9 @@ const HEAD_ROOM: usize = 48;
 /// Bytes kept free behind the data: enough for the id of a cursor and the blank line.
 const ID_ROOM: usize = 64;
 
+/// What an encoded event takes beside its own bytes.
+pub(crate) const ROOM: usize = HEAD_ROOM + ID_ROOM;
+
 /// The `data:` lines of one event, with room on both sides.
 #[derive(Clone)]
 pub(crate) struct DataLines(BytesMut);

@@ -20,6 +20,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -35,11 +36,25 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// | another method | 405 with `allow` |
 /// | `accept` that excludes `text/event-stream` | 406 |
 /// | the function refuses | its response |
-/// | the store cannot be read | 200 with only a `retry:`, and the end: any other status would stop an `EventSource` for good |
+/// | the store cannot be read | 200 with only a `retry:`, and the end; or 503, see [`event_source_if`](Self::event_source_if) |
 #[must_use = "a handler does nothing unless it is mounted"]
 pub struct Handler<F> {
     hub: Hub,
     topics: Arc<F>,
+    is_event_source: IsEventSource,
+}
+
+type IsEventSource = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
+
+impl<F> Handler<F> {
+    /// Says which clients are an `EventSource`. Default: all.
+    ///
+    /// An `EventSource` gives up for good on any status other than 200, so "not now" is a stream that sets its
+    /// reconnection time and ends. Other clients take that for a success, and are better served by 503 with
+    /// `retry-after`.
+    pub fn event_source_if(self, is_event_source: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        Self { is_event_source: Arc::new(is_event_source), ..self }
+    }
 }
 
 impl Hub {
@@ -69,7 +84,7 @@ impl Hub {
         F: Fn(Parts) -> R,
         R: Future<Output: IntoSubscription>,
     {
-        Handler { hub: self.clone(), topics: Arc::new(topics) }
+        Handler { hub: self.clone(), topics: Arc::new(topics), is_event_source: Arc::new(|_| true) }
     }
 
     /// A service that serves the same topics to everyone who asks.
@@ -158,7 +173,7 @@ where
     F: Fn(Parts) -> R + Send + Sync + 'static,
     R: Future<Output: IntoSubscription> + Send,
 {
-    async fn respond(hub: Hub, topics: Arc<F>, parts: Parts) -> Response<HandlerBody> {
+    async fn respond(self, parts: Parts) -> Response<HandlerBody> {
         if parts.method != Method::GET && parts.method != Method::HEAD {
             let mut response = with_status(StatusCode::METHOD_NOT_ALLOWED);
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -168,25 +183,32 @@ where
             return with_status(StatusCode::NOT_ACCEPTABLE);
         }
         let head_only = parts.method == Method::HEAD;
-        let parameter = hub.last_event_id_parameter();
+        let event_source = (self.is_event_source)(&parts);
+        let parameter = self.hub.last_event_id_parameter();
         let last = LastEventId::from_request_with(&parts.headers, &parts.uri, parameter);
-        let answer = topics(parts).await.into_subscription(&hub);
+        let answer = (self.topics)(parts).await.into_subscription(&self.hub);
         let subscription = match answer {
             Ok(subscription) => subscription.resume(last),
             Err(Refusal(response)) => return *response,
         };
-        let retry = subscription.retry_event();
+        let retry = subscription.draw_retry();
         let response = match subscription.opened().await {
             Ok(subscription) => subscription.into_response().map(HandlerBody::from),
-            Err(_) => come_back(retry),
+            Err(_) => come_back(retry, event_source),
         };
         if head_only { response.map(|_| HandlerBody::once(None)) } else { response }
     }
 }
 
-/// "Not now" in words that an `EventSource` understands: a stream that sets its reconnection time and ends.
-fn come_back(retry: Event) -> Response<HandlerBody> {
-    let mut response = Response::new(HandlerBody::once(Some(retry.encode(None))));
+/// "Not now", in words that the client understands.
+fn come_back(after: Duration, event_source: bool) -> Response<HandlerBody> {
+    if !event_source {
+        let mut response = with_status(StatusCode::SERVICE_UNAVAILABLE);
+        let seconds = after.as_millis().div_ceil(1000).min(u64::MAX.into());
+        response.headers_mut().insert(header::RETRY_AFTER, u64::try_from(seconds).unwrap_or(u64::MAX).into());
+        return response;
+    }
+    let mut response = Response::new(HandlerBody::once(Some(Event::new().retry(after).encode(None))));
     set_headers(response.headers_mut(), false);
     response
 }
@@ -233,7 +255,7 @@ where
 {
     fn serve<B>(&self, request: Request<B>) -> ResponseFuture {
         let (parts, _) = request.into_parts();
-        let response = Self::respond(self.hub.clone(), Arc::clone(&self.topics), parts);
+        let response = self.clone().respond(parts);
         Box::pin(async move { Ok(response.await) })
     }
 }
@@ -272,7 +294,11 @@ where
 
 impl<F> Clone for Handler<F> {
     fn clone(&self) -> Self {
-        Self { hub: self.hub.clone(), topics: Arc::clone(&self.topics) }
+        Self {
+            hub: self.hub.clone(),
+            topics: Arc::clone(&self.topics),
+            is_event_source: Arc::clone(&self.is_event_source),
+        }
     }
 }
 

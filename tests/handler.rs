@@ -271,7 +271,7 @@ async fn retry_is_drawn_for_each_client_from_half_to_one_and_a_half() {
     for _ in 0..200 {
         let body = begins_with(call(&handler(&hub), Request::get("/")).await).await;
         let ms: u64 = body.lines().next().unwrap().strip_prefix("retry: ").unwrap().parse().unwrap();
-        assert!((5_000..15_000).contains(&ms));
+        assert!((5_000..=15_000).contains(&ms));
         drawn.insert(ms);
     }
     assert!(drawn.len() > 100);
@@ -342,6 +342,34 @@ async fn a_store_that_cannot_be_read_tells_the_client_to_come_back() {
     let body = response.into_body().collect().await.unwrap().to_bytes();
     let body = std::str::from_utf8(&body).unwrap();
     assert!(body.starts_with("retry: ") && body.ends_with("\n\n") && body.lines().count() == 2, "{body:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_is_no_event_source_gets_503_with_retry_after() {
+    let (store, faults) = FaultyStore::new();
+    let hub = Hub::builder().open(store).await.unwrap();
+    let handler = handler(&hub).event_source_if(|parts| !parts.headers.contains_key("x-fetch"));
+    faults.next_read(Fault::Refused);
+    let response = call(&handler, Request::get("/").header("x-fetch", "1")).await;
+    assert_eq!(response.status(), 503);
+    let seconds: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((2..=5).contains(&seconds), "3 seconds give or take a half");
+    faults.next_read(Fault::Refused);
+    assert_eq!(call(&handler, Request::get("/")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn no_setting_makes_a_response_panic() {
+    let huge = KeepAlive::new().interval(Duration::MAX);
+    let hub = Hub::builder().retry(Duration::MAX).keep_alive(huge).window_events(0).window_bytes(0).page(0, 0).build();
+    let mut reader = EventReader::new(call(&handler(&hub), Request::get("/")).await.into_body());
+    hub.publish(topic(), text(1)).await.unwrap();
+    hub.publish(topic(), text(2)).await.unwrap();
+    assert_eq!(reader.next().await.unwrap().data, "1");
+    assert_eq!(reader.next().await.unwrap().data, "2");
+    let ring = Ring::new().events_per_topic(0).bytes_per_topic(0).total_bytes(0).max_age(Duration::ZERO);
+    let hub = Hub::builder().ring(ring).retry(Duration::ZERO).build();
+    assert!(hub.publish(topic(), text(1)).await.unwrap_err().is_too_large());
 }
 
 #[tokio::test]

@@ -35,7 +35,8 @@ use std::{fmt, sync::Arc, time::Duration};
 /// A hub has one ordered log, and a subscription is a position in it. Resuming after a reconnect, catching up after
 /// being slow, and following live are the same read, so nothing is lost or repeated where one passes into the other.
 ///
-/// Cloning is cheap and gives the same hub. When the last clone is dropped, its streams end.
+/// Cloning is cheap and gives the same hub. When the last clone is dropped, its streams end; a [`Handler`](crate::Handler)
+/// holds one.
 ///
 /// ```
 /// use tidings::{Event, Hub, Topic};
@@ -108,7 +109,7 @@ impl Hub {
     /// Publishes one event and returns its id.
     ///
     /// The event is stored when this returns, and on its way to all who follow the topic. Events are received in the
-    /// order in which they were published.
+    /// order in which they were published. Over the [`Ring`] this never waits, and so never yields to other tasks.
     ///
     /// # Errors
     ///

@@ -58,13 +58,21 @@ pub(crate) fn now(shared: &Arc<Shared>, record: Record) -> Outcome {
         Store::Other(store) => store,
     };
     let turn = Turn::try_take(shared).ok_or(Kind::Busy)?;
+    if turn.is_unsure() {
+        return Err(Kind::Busy.into());
+    }
     let batch: Arc<[Record]> = [record].into();
     turn.mark_unsure(&batch);
     let Some(outcomes) = store.try_append(&batch) else {
         turn.mark_sure();
         return Err(Kind::Busy.into());
     };
-    turn.settle(&batch, outcomes).pop().unwrap_or(Err(Kind::Lost.into()))
+    let outcome = turn.settle(&batch, outcomes).pop();
+    if let (true, Ok(runtime)) = (turn.is_unsure(), Handle::try_current()) {
+        // Otherwise the next `publish` finds out.
+        runtime.spawn(turn.serve(Vec::new()));
+    }
+    outcome.unwrap_or(Err(Kind::Lost.into()))
 }
 
 /// Publishes a batch; one outcome for each record, in order.
@@ -118,6 +126,10 @@ impl Turn {
 
     fn waiting(&self) -> Vec<Job> {
         std::mem::take(&mut self.0.queue.state.lock().waiting)
+    }
+
+    fn is_unsure(&self) -> bool {
+        !self.0.queue.state.lock().unsure.is_empty()
     }
 
     fn mark_unsure(&self, batch: &[Record]) {

@@ -83,6 +83,7 @@ impl Settings {
     /// The client's reconnection time, drawn for each client from half to one and a half of the setting, so that those
     /// who were cut together do not come back together.
     pub(crate) fn draw_retry(&self) -> Duration {
-        self.retry.mul_f64(0.5 + fastrand::f64())
+        let ms = u64::try_from(self.retry.as_millis()).unwrap_or(u64::MAX);
+        Duration::from_millis(fastrand::u64(ms / 2..=ms.saturating_add(ms / 2)))
     }
 }

@@ -8,7 +8,7 @@ use super::{
     settings::{CursorMoves, Settings},
 };
 use crate::{
-    Event, KeepAlive, LastEventId, Topics,
+    KeepAlive, LastEventId, Topics,
     replay::{Cursor, Entry, ReadError},
     response,
 };
@@ -142,9 +142,9 @@ impl Subscription {
         Ok(self)
     }
 
-    /// An event that tells the client when to come back.
-    pub(crate) fn retry_event(&self) -> Event {
-        Event::new().retry(self.settings.draw_retry())
+    /// When this client is to come back.
+    pub(crate) fn draw_retry(&self) -> Duration {
+        self.settings.draw_retry()
     }
 
     /// The response for hyper, or for anything that takes an [`http::Response`].

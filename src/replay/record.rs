@@ -203,7 +203,9 @@ impl Entry {
 
     /// What holding the entry costs, about.
     pub(crate) fn cost(&self) -> usize {
-        self.frame.len() + size_of::<Self>() + 64
+        // Two counts, the allocator's own, and the places in the lists that hold it.
+        const LISTS: usize = 64;
+        self.frame.len() + encode::ROOM + size_of::<Self>() + LISTS
     }
 }
 

@@ -1,1 +1,0 @@
-//! The suite that a [`ReplayStore`](super::ReplayStore) must pass.
