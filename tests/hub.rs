@@ -97,7 +97,7 @@ async fn an_id_that_is_too_old_is_a_gap_and_then_the_oldest_that_is_held() {
     let mut subscription = hub.subscribe(&t).resume(ids[3]);
     let Some(Ok(Message::Gap(gap))) = subscription.next().await else { panic!() };
     assert_eq!((gap.reason, gap.after, gap.through), (GapReason::Evicted, Some(ids[3]), ids[14]));
-    assert_eq!(subscription.cursor(), ids[14]);
+    assert_eq!(subscription.cursor(), Some(ids[14]));
     assert_eq!(seen(&mut subscription).await, data(15..20, Seen::Pending));
     assert_eq!(subscription.outcome(), Some(Resume::Gap(GapReason::Evicted)));
 
@@ -133,8 +133,20 @@ async fn ids_of_another_log_and_ids_ahead_of_it_are_foreign_and_start_at_the_tip
         let mut subscription = hub.subscribe(&t).resume(cursor);
         let Some(Ok(Message::Gap(gap))) = subscription.next().await else { panic!() };
         assert_eq!(gap.reason, GapReason::Foreign);
-        assert_eq!(subscription.cursor(), ids[2]);
+        assert_eq!(subscription.cursor(), Some(ids[2]));
         assert_eq!(seen(&mut subscription).await, [Seen::Pending]);
+    }
+}
+
+#[tokio::test]
+async fn as_long_as_a_gap_is_not_reported_there_is_no_place_to_resume_from() {
+    let (hub, t) = (Hub::new(), topic("t"));
+    publish(&hub, &t, 0..3).await;
+    for broken in ["nonsense", "1.0.z"] {
+        let mut subscription = hub.subscribe(&t).resume(broken).opened().await.unwrap();
+        assert_eq!(subscription.cursor(), None);
+        assert!(subscription.next().await.is_some());
+        assert!(subscription.cursor().is_some());
     }
 }
 
@@ -159,8 +171,6 @@ async fn several_topics_come_in_the_order_of_the_log_and_no_other_does() {
         publish(&hub, [&a, &b, &c][n as usize % 3], [n]).await;
     }
     assert_eq!(seen(&mut both).await, data((0..30).filter(|n| n % 3 != 2), Seen::Pending));
-    let resumed = hub.subscribe(&b).resume(both.cursor());
-    drop(resumed);
     assert_eq!(seen(&mut hub.subscribe(&c).resume(both.cursor())).await, [Seen::Pending]);
 }
 
@@ -178,6 +188,9 @@ async fn late_joiners_may_ask_for_all_or_for_the_last_few() {
     assert_eq!(seen(&mut hub.subscribe(&t).resume(ids[7]).start(Start::Earliest)).await, data(8..10, Seen::Pending));
     let absent = hub.subscribe(&t).start(Start::Last(1)).resume(LastEventId::absent());
     assert_eq!(seen(&mut { absent }).await, data(9..10, Seen::Pending));
+    let mut now = hub.subscribe(&t).start(Start::Earliest).start(Start::Now);
+    assert_eq!(seen(&mut now).await, [Seen::Pending]);
+    assert_eq!(now.outcome(), Some(Resume::Fresh));
 }
 
 #[tokio::test]

@@ -274,3 +274,17 @@ impl std::task::Wake for Wakes {
         self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_that_is_not_yet_reported_grows_and_is_reported_once() {
+    let (store, faults) = FaultyStore::new();
+    let hub = Hub::builder().window_events(0).open(store).await.unwrap();
+    let mut subscription = hub.subscribe(topic()).resume("nonsense");
+    let lost = hub.publish(topic(), text(1)).await.unwrap();
+    faults.evict();
+    hub.publish(topic(), text(2)).await.unwrap();
+    let Some(Ok(Message::Gap(gap))) = subscription.next().await else { panic!() };
+    assert_eq!((gap.reason, gap.after, gap.through), (tidings::GapReason::Malformed, None, lost));
+    assert_eq!(data(&mut subscription).await, "2");
+    assert!(is_silent(&mut subscription).await);
+}

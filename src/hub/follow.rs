@@ -98,15 +98,14 @@ impl Follower {
 
     /// Begins where a client that has no id is to begin.
     pub(crate) fn start(&mut self, start: Start) {
-        if self.outcome != Resume::Fresh {
-            return;
-        }
-        self.opened = false;
-        self.phase = match start {
-            Start::Now => return,
-            Start::Earliest => Phase::Off(ReadFrom::Earliest),
-            Start::Last(n) => Phase::Off(ReadFrom::Last(n)),
+        let from = match start {
+            _ if self.outcome != Resume::Fresh => return,
+            Start::Now => return self.follow_from(self.cursor),
+            Start::Earliest => ReadFrom::Earliest,
+            Start::Last(n) => ReadFrom::Last(n),
         };
+        self.opened = false;
+        self.phase = Phase::Off(from);
     }
 
     /// Begins where the client left off.
@@ -289,8 +288,10 @@ impl Follower {
             ReadFrom::After(cursor) if page.floor > cursor.position().max(self.told) => {
                 self.told = page.floor;
                 let through = page.through.run().at(page.floor);
-                let gap = Gap { reason: GapReason::Evicted, after: Some(cursor), through };
-                self.set_gap(gap, begin);
+                // A gap that is still to be reported grows.
+                let earlier = self.gap.map(|(gap, _)| gap);
+                let gap = earlier.unwrap_or(Gap { reason: GapReason::Evicted, after: Some(cursor), through });
+                self.set_gap(Gap { through, ..gap }, begin);
             }
             ReadFrom::After(_) => {}
             ReadFrom::Earliest | ReadFrom::Last(_) => self.cursor = begin,

@@ -115,10 +115,11 @@ impl Subscription {
         self.follower.topics()
     }
 
-    /// The place up to which everything was handed over.
+    /// The place up to which everything was handed over, and from which to resume; `None` while a gap is still to be
+    /// reported, because whoever resumed from there would never be told.
     #[must_use]
-    pub fn cursor(&self) -> Cursor {
-        self.follower.cursor()
+    pub fn cursor(&self) -> Option<Cursor> {
+        self.follower.known_gap().is_none().then(|| self.follower.cursor())
     }
 
     /// How the subscription began; `None` as long as that is not known, which it is at the latest when

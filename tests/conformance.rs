@@ -1,0 +1,85 @@
+//! The conformance suite: it finds nothing in stores that keep the contract, and in each that breaks a rule, that rule.
+
+#[path = "conformance/fault.rs"]
+mod fault;
+#[path = "conformance/faulty.rs"]
+mod faulty;
+#[path = "conformance/model.rs"]
+mod model;
+#[path = "conformance/spoil.rs"]
+mod spoil;
+
+use fault::Fault;
+use faulty::Faulty;
+use model::{Disk, Model};
+use tidings::replay::{
+    Ring,
+    conformance::{Keep, Rule, Violation, check, check_reopen},
+};
+
+fn ring(keep: Keep) -> Ring {
+    keep.events_per_topic.map_or_else(Ring::new, |events| Ring::new().events_per_topic(events))
+}
+
+async fn model() -> Result<(), Violation> {
+    let disk = Disk::default();
+    check(async |keep| Model::open(Disk::default(), keep)).await?;
+    check_reopen(async |keep| Model::open(disk.clone(), keep)).await
+}
+
+async fn faulty(fault: Fault) -> Result<(), Violation> {
+    let disk = Disk::default();
+    check(async |keep| Faulty::open(Disk::default(), keep, fault)).await?;
+    check_reopen(async |keep| Faulty::open(disk.clone(), keep, fault)).await
+}
+
+#[tokio::test]
+async fn the_ring_passes_on_one_thread() -> Result<(), Violation> {
+    check(async |keep| ring(keep)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_ring_passes_on_several_threads() -> Result<(), Violation> {
+    check(async |keep| ring(keep)).await
+}
+
+#[tokio::test]
+async fn a_plain_store_passes_on_one_thread() -> Result<(), Violation> {
+    model().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_plain_store_passes_on_several_threads() -> Result<(), Violation> {
+    model().await
+}
+
+// Time stands still but for those who wait: a store that never answers costs no time.
+#[tokio::test(start_paused = true)]
+async fn each_fault_is_found_and_named() {
+    let mut wrong = Vec::new();
+    for (fault, rule) in Fault::ALL {
+        match faulty(*fault).await {
+            Err(violation) if violation.rule() == *rule => {}
+            Err(violation) => wrong.push(format!("{fault:?}: not {rule}, but {violation}")),
+            Ok(()) => wrong.push(format!("{fault:?}: not found")),
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), Fault::ALL.len(), wrong.join("\n\n"));
+}
+
+#[test]
+fn each_rule_has_a_fault() {
+    let covered = |rule: &&Rule| Fault::ALL.iter().any(|(_, covered)| covered == *rule);
+    let bare: Vec<_> = Rule::ALL.iter().filter(|rule| !covered(rule)).collect();
+    assert!(bare.is_empty(), "{bare:?}");
+}
+
+#[tokio::test]
+async fn a_violation_reads_well() {
+    let violation = faulty(Fault::EvictionRaisesNoFloor).await.unwrap_err();
+    let text = violation.to_string();
+    for part in ["FloorCovers", violation.rule().text(), violation.doing(), violation.expected(), violation.found()] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(violation.doing().contains("eviction"), "{text}");
+}
