@@ -6,13 +6,13 @@ use std::{fmt, sync::Arc};
 
 /// A string that is either a literal or shared; cloning never copies the text.
 #[derive(Clone)]
-enum Text {
+pub(crate) enum Text {
     Static(&'static str),
     Shared(Arc<str>),
 }
 
 impl Text {
-    fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         match self {
             Self::Static(text) => text,
             Self::Shared(text) => text,

@@ -76,7 +76,7 @@ impl KeepAlive {
     }
 
     /// Makes each heartbeat a named event, which scripts can see. Its data is the interval in milliseconds, so that a
-    /// client knows how long a silence means trouble.
+    /// client knows how long a silence means trouble. A hub's heartbeat also carries the id, if that has moved.
     pub fn event(mut self, event_type: EventType) -> Self {
         self.form = Form::Named(event_type, None);
         self.with_frame()

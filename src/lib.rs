@@ -44,7 +44,7 @@
 //! | what happened | on the wire |
 //! | --- | --- |
 //! | a fresh client connects | `retry:` and an id from which it can resume, then what is published from now on |
-//! | it comes back with a good id | exactly what followed |
+//! | it comes back with a good id | the same id again, then exactly what followed |
 //! | its id is too old | header `tidings-gap: evicted` and an event of that name, then the oldest that is held |
 //! | its id is of another log, or ahead | the same with `foreign`, then what is published from now on |
 //! | it sent something else | the same with `malformed`, then what is published from now on |

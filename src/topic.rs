@@ -2,7 +2,13 @@
 //!
 //! Invariant: two topics are equal only if they were made of equal parts; no text in one part can reach into another.
 
-use std::{fmt, sync::Arc};
+use crate::field::Text;
+use std::{
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 /// Stands between the parts of a scoped topic. No part can contain it, because no part can contain a control character.
 const SEPARATOR: char = '\u{1f}';
@@ -21,8 +27,8 @@ const SEPARATOR: char = '\u{1f}';
 /// assert_ne!(orders, Topic::scoped("acme/orders", "eu")?);
 /// # Ok::<(), tidings::TopicError>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Topic(Arc<str>);
+#[derive(Clone)]
+pub struct Topic(Text);
 
 impl Topic {
     /// The most bytes that a name, or a tenant, can have.
@@ -35,7 +41,32 @@ impl Topic {
     /// When the name is empty, longer than 512 bytes, or contains a control character.
     pub fn new(name: impl AsRef<str>) -> Result<Self, TopicError> {
         check("name", name.as_ref())?;
-        Ok(Self(name.as_ref().into()))
+        Ok(Self(Text::Shared(name.as_ref().into())))
+    }
+
+    /// A topic from a literal, without an allocation.
+    ///
+    /// # Panics
+    ///
+    /// When the literal is empty, longer than 512 bytes, or contains a control character; in a `const` that is an error
+    /// of the compiler.
+    ///
+    /// ```
+    /// const NEWS: tidings::Topic = tidings::Topic::from_static("news");
+    /// ```
+    #[must_use]
+    pub const fn from_static(name: &'static str) -> Self {
+        let bytes = name.as_bytes();
+        assert!(!bytes.is_empty() && bytes.len() <= Self::MAX_LEN, "this literal is no topic: it is empty or too long");
+        let mut at = 0;
+        while at < bytes.len() {
+            // The other control characters, U+0080 to U+009F, are C2 80 to C2 9F.
+            let other = bytes[at] == 0xc2 && bytes[at + 1] <= 0x9f;
+            let control = bytes[at].is_ascii_control() || other;
+            assert!(!control, "this literal is no topic: it contains a control character");
+            at += 1;
+        }
+        Self(Text::Static(name))
     }
 
     /// A tenant's topic: never equal to another tenant's, nor to an unscoped one, whatever the texts contain.
@@ -46,25 +77,26 @@ impl Topic {
     pub fn scoped(tenant: impl AsRef<str>, name: impl AsRef<str>) -> Result<Self, TopicError> {
         check("tenant", tenant.as_ref())?;
         check("name", name.as_ref())?;
-        Ok(Self(format!("{}{SEPARATOR}{}", tenant.as_ref(), name.as_ref()).into()))
+        let key = format!("{}{SEPARATOR}{}", tenant.as_ref(), name.as_ref());
+        Ok(Self(Text::Shared(key.into())))
     }
 
     /// The tenant of a scoped topic.
     #[must_use]
     pub fn tenant(&self) -> Option<&str> {
-        self.0.split_once(SEPARATOR).map(|(tenant, _)| tenant)
+        self.as_key().split_once(SEPARATOR).map(|(tenant, _)| tenant)
     }
 
     /// The name, without the tenant.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.0.split_once(SEPARATOR).map_or(&self.0, |(_, name)| name)
+        self.as_key().split_once(SEPARATOR).map_or(self.as_key(), |(_, name)| name)
     }
 
     /// One text for both parts, different for different topics: what a store uses as a key.
     #[must_use]
     pub fn as_key(&self) -> &str {
-        &self.0
+        self.0.as_str()
     }
 
     /// The topic that [`as_key`](Self::as_key) was taken from.
@@ -91,6 +123,32 @@ fn check(part: &'static str, text: &str) -> Result<(), TopicError> {
         return Ok(());
     };
     Err(TopicError { part, kind })
+}
+
+impl PartialEq for Topic {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_key() == other.as_key()
+    }
+}
+
+impl Eq for Topic {}
+
+impl PartialOrd for Topic {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Topic {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_key().cmp(other.as_key())
+    }
+}
+
+impl Hash for Topic {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_key().hash(state);
+    }
 }
 
 impl fmt::Display for Topic {

@@ -1,6 +1,7 @@
 //! The hub in process: publish, follow, resume, gaps, finish.
 
 use futures_util::StreamExt;
+use std::time::Duration;
 use tidings::{
     Event, Gap, GapReason, Hub, LastEventId, Message, Resume, Start, Subscription, Topic, Topics,
     replay::{Cursor, Ring, Run},
@@ -104,6 +105,20 @@ async fn an_id_that_is_too_old_is_a_gap_and_then_the_oldest_that_is_held() {
     // The last id below the floor is a gap, the first one above is not.
     assert_eq!(seen(&mut hub.subscribe(&t).resume(ids[13])).await[0], Seen::Gap(GapReason::Evicted));
     assert_eq!(seen(&mut hub.subscribe(&t).resume(ids[14])).await, data(15..20, Seen::Pending));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_window_shows_nothing_that_the_ring_has_let_go() {
+    let ring = Ring::new().events_per_topic(5).max_age(Duration::from_secs(60));
+    let (hub, t) = (Hub::builder().ring(ring).build(), topic("t"));
+    let ids = publish(&hub, &t, 0..20).await;
+    let mut expected = vec![Seen::Gap(GapReason::Evicted)];
+    expected.extend(data(15..20, Seen::Pending));
+    assert_eq!(seen(&mut hub.subscribe(&t).resume(ids[0])).await, expected);
+    tokio::time::advance(Duration::from_secs(61)).await;
+    assert_eq!(seen(&mut hub.subscribe(&t).resume(ids[15])).await, [Seen::Gap(GapReason::Evicted), Seen::Pending]);
+    assert_eq!(seen(&mut hub.subscribe(&t).resume(ids[19])).await, [Seen::Pending]);
+    assert_eq!(seen(&mut hub.subscribe(&t).start(Start::Earliest)).await, [Seen::Pending]);
 }
 
 #[tokio::test]

@@ -154,14 +154,15 @@ impl Wire {
         joined.freeze()
     }
 
-    /// The client's reconnection time; a fresh client also learns from where it reads.
+    /// The client's reconnection time, and from where it reads: a fresh client has no id yet, nor has a new `EventSource`
+    /// that resumes by the query parameter.
     fn opening(&mut self, outcome: Resume) -> Bytes {
         let retry = Event::new().retry(self.settings.draw_retry());
         self.sent = Some(self.follower.cursor());
         match outcome {
-            Resume::Fresh => self.cursor_move(retry),
-            // The standard applies `retry:` at the end of its line: no blank line is needed.
-            Resume::Resumed | Resume::Gap(_) => retry.into_body().freeze(),
+            Resume::Fresh | Resume::Resumed => self.cursor_move(retry),
+            // The id comes after the report. The standard applies `retry:` at the end of its line.
+            Resume::Gap(_) => retry.into_body().freeze(),
         }
     }
 

@@ -52,7 +52,8 @@ impl HubBuilder {
         self
     }
 
-    /// Sets how many of the newest events of a topic are kept ready to be sent, in front of the store. Default: 1,024.
+    /// Sets how many of the newest events of a topic are kept ready to be sent, in front of the store. Over the [`Ring`]
+    /// never more, nor for longer, than the ring keeps. Default: 1,024.
     pub fn window_events(mut self, events: usize) -> Self {
         self.window.events_per_topic = events;
         self
@@ -120,6 +121,8 @@ impl HubBuilder {
     #[must_use]
     pub fn build(mut self) -> Hub {
         let ring = std::mem::take(&mut self.ring);
+        // The window shows nothing that the ring has let go.
+        self.window = self.window.within(&ring.limits());
         self.hub(ring.head_now(), Store::Ring(ring))
     }
 

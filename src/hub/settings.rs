@@ -41,6 +41,9 @@ impl Default for Names {
 /// a gap report, and with the heartbeats of a quiet one.
 ///
 /// Without it, a client that is cut before its first event cannot say where it was, and comes back as a fresh one.
+///
+/// A script sees an id only with an event. One that watches over its connection, and makes a new `EventSource` when it is
+/// silent, needs [`Named`](Self::Named): else it does not know its id before the first event or named heartbeat.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum CursorMoves {

@@ -30,7 +30,6 @@ struct State {
     closed: bool,
     /// The list of wakers of the last publish, kept for its memory.
     spare: Vec<Waker>,
-    opened: Instant,
 }
 
 #[derive(Default)]
@@ -81,7 +80,6 @@ impl Window {
                 waiters: Slab::new(),
                 closed: false,
                 spare: Vec::new(),
-                opened: Instant::now(),
             }),
         }
     }
@@ -94,6 +92,8 @@ impl Window {
     pub(crate) fn attach(&self, topics: &Topics) -> (Attached, Cursor) {
         let mut state = self.state.lock();
         let state = &mut *state;
+        // Who comes late is not shown what the store behind would no longer show.
+        state.shelf.expire(Instant::now());
         let waiter = state.waiters.insert(None);
         let seats = topics
             .iter()
@@ -261,7 +261,9 @@ impl State {
         }
         self.head = cursor;
         let finishes = entry.record().kind() == Kind::Finish;
-        let row = self.shelf.push(entry, self.opened);
+        let now = Instant::now();
+        self.shelf.expire(now);
+        let row = self.shelf.push(entry, now);
         if finishes {
             self.shelf.set_finished(row, cursor.position());
         }

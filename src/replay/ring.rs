@@ -81,6 +81,10 @@ impl Ring {
         self.state.lock().shelf.evict_all();
     }
 
+    pub(crate) fn limits(&self) -> Limits {
+        self.state.lock().shelf.limits.clone()
+    }
+
     pub(crate) fn head_now(&self) -> Cursor {
         self.state.lock().head()
     }

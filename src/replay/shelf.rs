@@ -23,6 +23,18 @@ pub(crate) struct Limits {
     pub(crate) age: Option<Duration>,
 }
 
+impl Limits {
+    /// The tighter of each bound.
+    pub(crate) fn within(&self, other: &Self) -> Self {
+        Self {
+            events_per_topic: self.events_per_topic.min(other.events_per_topic),
+            bytes_per_topic: self.bytes_per_topic.min(other.bytes_per_topic),
+            total_bytes: self.total_bytes.min(other.total_bytes),
+            age: self.age.into_iter().chain(other.age).min(),
+        }
+    }
+}
+
 pub(crate) struct Shelf {
     pub(crate) limits: Limits,
     index: HashMap<Topic, usize>,

@@ -5,12 +5,12 @@ use tidings::replay::conformance::Rule;
 macro_rules! faults {
     ($($rule:ident: $($name:ident),+;)*) => {
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        pub enum Fault {
+        pub(crate) enum Fault {
             $($($name,)+)*
         }
 
         impl Fault {
-            pub const ALL: &[(Fault, Rule)] = &[$($((Fault::$name, Rule::$rule),)+)*];
+            pub(crate) const ALL: &[(Fault, Rule)] = &[$($((Fault::$name, Rule::$rule),)+)*];
         }
     };
 }

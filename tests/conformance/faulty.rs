@@ -15,16 +15,13 @@ use std::{
 };
 use tidings::{
     Event, Topic,
-    replay::{
-        AppendError, Cursor, Kind, Page, Read, ReadError, ReadFrom, Record, Refused, ReplayStore, Run,
-        conformance::Keep,
-    },
+    replay::{AppendError, Cursor, Kind, Page, Read, ReadError, Record, Refused, ReplayStore, Run, conformance::Keep},
 };
 use tokio::{sync::Semaphore, task::yield_now};
 
-pub struct Faulty {
-    pub model: Model,
-    pub fault: Fault,
+pub(crate) struct Faulty {
+    pub(crate) model: Model,
+    pub(crate) fault: Fault,
     /// The highest number that was given, where that is not the newest position.
     given: AtomicU64,
     reads: AtomicU64,
@@ -34,14 +31,15 @@ pub struct Faulty {
 }
 
 impl Faulty {
-    pub fn open(disk: Disk, mut keep: Keep, fault: Fault) -> Self {
+    pub(crate) fn open(disk: Disk, mut keep: Keep, fault: Fault) -> Self {
         let is_new = disk.lock().unwrap().runs.is_empty();
         before_open(&mut disk.lock().unwrap(), fault);
         if fault == NothingIsEvicted {
             keep.events_per_topic = None;
         }
         let mut model = Model::open(disk, keep);
-        model.run = after_open(&mut model.log(), fault, is_new);
+        let run = after_open(&mut model.log(), fault, is_new);
+        model.run = run;
         let given = AtomicU64::new(model.log().newest);
         let (reads, readers, evicted) = (AtomicU64::new(0), Semaphore::new(1), Mutex::default());
         Self { model, fault, given, reads, readers, evicted }
@@ -262,7 +260,8 @@ impl ReplayStore for Faulty {
             ForgetFails => return Err(ReadError::new("broken")),
             ForgetTakesTheFloorBefore => yield_some().await,
             ForgetGoesOneByOne => {
-                for position in self.model.log().positions(&topic) {
+                let positions = self.model.log().positions(&topic);
+                for position in positions {
                     self.model.log().remove(position);
                     yield_now().await;
                 }

@@ -13,31 +13,31 @@ use tidings::{
 };
 use tokio::task::yield_now;
 
-pub type Outcomes = Vec<Result<Cursor, Refused>>;
+pub(crate) type Outcomes = Vec<Result<Cursor, Refused>>;
 
 /// What outlives an opening.
-pub type Disk = Arc<Mutex<Log>>;
+pub(crate) type Disk = Arc<Mutex<Log>>;
 
 #[derive(Clone, Default)]
-pub struct Log {
-    pub epoch: u64,
+pub(crate) struct Log {
+    pub(crate) epoch: u64,
     /// The number of each run, and where it began.
-    pub runs: Vec<(u32, u64)>,
-    pub newest: u64,
-    pub records: BTreeMap<u64, Record>,
+    pub(crate) runs: Vec<(u32, u64)>,
+    pub(crate) newest: u64,
+    pub(crate) records: BTreeMap<u64, Record>,
     /// The highest position of each topic that was removed.
-    pub floors: BTreeMap<Topic, u64>,
-    pub finished: BTreeMap<Topic, u64>,
+    pub(crate) floors: BTreeMap<Topic, u64>,
+    pub(crate) finished: BTreeMap<Topic, u64>,
 }
 
-pub struct Model {
-    pub disk: Disk,
-    pub run: Run,
-    pub keep: Option<usize>,
+pub(crate) struct Model {
+    pub(crate) disk: Disk,
+    pub(crate) run: Run,
+    pub(crate) keep: Option<usize>,
 }
 
 impl Model {
-    pub fn open(disk: Disk, keep: Keep) -> Self {
+    pub(crate) fn open(disk: Disk, keep: Keep) -> Self {
         let mut log = disk.lock().unwrap();
         if log.runs.is_empty() {
             log.epoch = Run::new_log().epoch;
@@ -50,19 +50,19 @@ impl Model {
         Self { disk, run, keep: keep.events_per_topic }
     }
 
-    pub fn log(&self) -> MutexGuard<'_, Log> {
+    pub(crate) fn log(&self) -> MutexGuard<'_, Log> {
         self.disk.lock().unwrap()
     }
 
     /// Whether a cursor means nothing here.
-    pub fn is_foreign(&self, log: &Log, cursor: Cursor) -> bool {
+    pub(crate) fn is_foreign(&self, log: &Log, cursor: Cursor) -> bool {
         let Run { epoch, number } = cursor.run();
         let Some(begun) = log.runs.iter().position(|(run, _)| *run == number) else { return true };
         let later = log.runs[begun + 1..].iter().map(|(_, begin)| *begin);
         epoch != log.epoch || cursor.position() > later.min().unwrap_or(log.newest)
     }
 
-    pub fn page(&self, log: &Log, read: &Read) -> Page {
+    pub(crate) fn page(&self, log: &Log, read: &Read) -> Page {
         let newest = self.run.at(log.newest);
         let asked: Vec<_> = log.records.iter().filter(|(_, record)| read.topics.contains(record.topic())).collect();
         let after = match read.from {
@@ -88,7 +88,7 @@ impl Model {
         page
     }
 
-    pub fn append_one(&self, log: &mut Log, record: &Record) -> Result<Cursor, Refused> {
+    pub(crate) fn append_one(&self, log: &mut Log, record: &Record) -> Result<Cursor, Refused> {
         if log.finished.contains_key(record.topic()) {
             return Err(Refused::Finished);
         }
@@ -97,7 +97,7 @@ impl Model {
         Ok(self.run.at(position))
     }
 
-    pub fn insert(&self, log: &mut Log, position: u64, record: &Record) {
+    pub(crate) fn insert(&self, log: &mut Log, position: u64, record: &Record) {
         let topic = record.topic();
         log.newest = log.newest.max(position);
         log.records.insert(position, record.clone());
@@ -113,18 +113,18 @@ impl Model {
 }
 
 impl Log {
-    pub fn positions(&self, topic: &Topic) -> Vec<u64> {
+    pub(crate) fn positions(&self, topic: &Topic) -> Vec<u64> {
         self.records.iter().filter(|(_, record)| record.topic() == topic).map(|(position, _)| *position).collect()
     }
 
-    pub fn remove(&mut self, position: u64) {
+    pub(crate) fn remove(&mut self, position: u64) {
         if let Some(record) = self.records.remove(&position) {
             let floor = self.floors.entry(record.topic().clone()).or_default();
             *floor = position.max(*floor);
         }
     }
 
-    pub fn forget(&mut self, topic: &Topic) {
+    pub(crate) fn forget(&mut self, topic: &Topic) {
         for position in self.positions(topic) {
             self.remove(position);
         }

@@ -11,7 +11,7 @@ use tidings::{
 };
 
 /// What is stored in place of a record.
-pub fn record(fault: Fault, given: &Record) -> Record {
+pub(crate) fn record(fault: Fault, given: &Record) -> Record {
     let body = match fault {
         BodyIsAltered => String::from_utf8_lossy(given.body()).replace('\0', "").into(),
         _ => given.body().clone(),
@@ -32,14 +32,15 @@ pub fn record(fault: Fault, given: &Record) -> Record {
     labels.into_iter().fold(record, |record, (name, value)| record.with_label(name, value))
 }
 
-pub fn page(fault: Fault, model: &Model, log: &Log, asked: &Read) -> Page {
+pub(crate) fn page(fault: Fault, model: &Model, log: &Log, asked: &Read) -> Page {
     let mut read = asked.clone();
     spoil_read(fault, model, log, &mut read);
     let mut page = model.page(log, &read);
     if page.foreign {
         match fault {
             ForeignPageHasRecords => {
-                page.entries = model.page(log, &Read { from: ReadFrom::Earliest, ..asked.clone() }).entries;
+                read.from = ReadFrom::Earliest;
+                page.entries = model.page(log, &read).entries;
             }
             ForeignPageGoesToTheStart => page.through = model.run.at(0),
             _ => {}
@@ -67,7 +68,7 @@ fn spoil_read(fault: Fault, model: &Model, log: &Log, read: &mut Read) {
             NewestIsForeign if position == log.newest && position > 0 => foreign,
             RemovedIsForeign if position > 0 && !log.records.contains_key(&position) => foreign,
             OlderRunsAreForeign if run != model.run => foreign,
-            OlderRunsAreGood if log.runs.iter().any(|(number, _)| *number == run.number) => model.run.at(position),
+            OlderRunsAreGood if run.epoch == log.epoch && run.number < model.run.number => model.run.at(position),
             OlderRunsAreGoodUpToTheLast if run.number < model.run.number => {
                 let begin = log.runs.last().unwrap().1;
                 if position <= begin { model.run.at(position) } else { foreign }
@@ -115,7 +116,9 @@ fn spoil_entries(fault: Fault, model: &Model, log: &Log, asked: &Read, page: &mu
         PageHasAHole if count > 2 => drop(page.entries.remove(1)),
         EarliestSkipsOne if count > 0 && asked.from == ReadFrom::Earliest => drop(page.entries.remove(0)),
         MaxBytesIsOneLate if is_cut && count < asked.max_events => {
-            *page = model.page(log, &Read { max_events: count + 1, max_bytes: usize::MAX, ..asked.clone() });
+            let mut read = asked.clone();
+            (read.max_events, read.max_bytes) = (count + 1, usize::MAX);
+            *page = model.page(log, &read);
         }
         PageIsEmptyUnderMaxBytes if page.entries.first().is_some_and(|first| first.frame().len() > asked.max_bytes) => {
             page.through = page.entries[0].cursor().run().at(page.entries[0].cursor().position() - 1);
