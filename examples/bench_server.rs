@@ -34,12 +34,10 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, requ
 use http_body_util::{BodyExt as _, Either, Limited};
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
+    server::conn::{http1, http2},
     service::{Service as _, service_fn},
 };
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use percent_encoding::percent_decode_str;
 use pin_project_lite::pin_project;
 use rustix::time::{ClockId, clock_gettime};
@@ -209,7 +207,8 @@ async fn serve_with_hyper(bench: Arc<Bench>, listener: TcpListener) -> io::Resul
                     let Ok(response) = events.call(request).await;
                     response.map(|body| Either::Left(bench.counted(body)))
                 }
-                (&Method::POST, "/publish") => bench.publish(request).await.map(Either::Right),
+                // hyper keeps the room of this future for as long as the connection lives.
+                (&Method::POST, "/publish") => Box::pin(bench.publish(request)).await.map(Either::Right),
                 (&Method::GET, "/stats") => bench.stats().map(Either::Right),
                 (_, "/publish" | "/stats") => text(StatusCode::METHOD_NOT_ALLOWED, "").map(Either::Right),
                 _ => text(StatusCode::NOT_FOUND, "").map(Either::Right),
@@ -229,9 +228,16 @@ async fn serve_with_hyper(bench: Arc<Bench>, listener: TcpListener) -> io::Resul
         let _ = stream.set_nodelay(true);
         let service = service.clone();
         tokio::spawn(async move {
-            let http = auto::Builder::new(TokioExecutor::new());
-            // It fails when a client goes away.
-            let _ = http.serve_connection(TokioIo::new(stream), service).await;
+            // hyper-util's `auto` would do, but the read with which it finds out costs each connection 8 KiB for good.
+            let mut start = [0; 3];
+            let http2 = matches!(stream.peek(&mut start).await, Ok(3)) && start == *b"PRI";
+            let io = TokioIo::new(stream);
+            // They fail when a client goes away.
+            let _ = if http2 {
+                Box::pin(http2::Builder::new(TokioExecutor::new()).serve_connection(io, service)).await
+            } else {
+                http1::Builder::new().serve_connection(io, service).await
+            };
         });
     }
 }

@@ -94,9 +94,9 @@ fn status(status: StatusCode) -> Response<String> {
 
 fn port() -> Result<u16, Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    match &args[..] {
         [] => Ok(3000),
-        ["--port", port] => Ok(port.parse()?),
+        [flag, port] if flag == "--port" => port.parse().map_err(|error| format!("--port {port:?}: {error}").into()),
         _ => Err("usage: hyper_bare [--port PORT]".into()),
     }
 }

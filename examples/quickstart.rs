@@ -28,14 +28,15 @@ use std::{env, error::Error, future::ready, process::ExitCode, time::Duration};
 use tidings::{CursorMoves, Event, EventType, Hub, KeepAlive, Topic};
 use tokio::{net::TcpListener, sync::watch, time::Instant};
 
+const NEWS: Topic = Topic::from_static("news");
+
 #[derive(Clone)]
 struct App {
     hub: Hub,
-    news: Topic,
     outage: watch::Sender<Instant>,
 }
 
-fn app() -> Result<Router, Box<dyn Error>> {
+fn app() -> Router {
     let hub = Hub::builder()
         // Both are short for the demonstration: the defaults are 15 and 3 seconds.
         .keep_alive(KeepAlive::new().interval(Duration::from_secs(2)).event(EventType::from_static("heartbeat")))
@@ -43,25 +44,22 @@ fn app() -> Result<Router, Box<dyn Error>> {
         // Scripts cannot see the default, a block with nothing but an id. This page's watchdog must always know the id.
         .cursor_moves(CursorMoves::Named(EventType::from_static("cursor")))
         .build();
-    let news = Topic::new("news")?;
     let outage = watch::Sender::new(Instant::now());
 
-    // Everyone may follow the news; an application would look at the request to say who may follow what.
-    let followed = news.clone();
-    let events = hub.handler(move |_request| ready(followed.clone()));
-
-    Ok(Router::new()
-        .route_service("/events", events)
+    // Everyone may follow the news. With `hub.handler(..)`, an application looks at the request and says who may follow
+    // what.
+    Router::new()
+        .route_service("/events", hub.handler_for(NEWS))
         .route_layer(middleware::from_fn_with_state(outage.clone(), cuttable))
         .route("/", get(Html(include_str!("quickstart.html"))))
         .route("/publish", post(publish))
         .route("/cut", post(cut))
-        .with_state(App { hub, news, outage }))
+        .with_state(App { hub, outage })
 }
 
 /// Publishes the body of the request as one event, and answers its id.
 async fn publish(State(app): State<App>, text: String) -> Result<String, (StatusCode, String)> {
-    match app.hub.publish(&app.news, Event::new().data(text)).await {
+    match app.hub.publish(NEWS, Event::new().data(text)).await {
         Ok(id) => Ok(format!("{id}\n")),
         Err(error) if error.is_too_large() => Err((StatusCode::PAYLOAD_TOO_LARGE, format!("{error}\n"))),
         Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))),
@@ -110,7 +108,7 @@ async fn serve() -> Result<(), Box<dyn Error>> {
         .await
         .map_err(|error| format!("cannot listen on 127.0.0.1:{port}: {error}"))?;
     println!("http://{}", listener.local_addr()?);
-    axum::serve(listener, app()?).await?;
+    axum::serve(listener, app()).await?;
     Ok(())
 }
 

@@ -191,17 +191,17 @@ where
             Ok(subscription) => subscription.resume(last),
             Err(Refusal(response)) => return *response,
         };
-        let retry = subscription.draw_retry();
+        let (retry, accel_buffering) = (subscription.draw_retry(), subscription.accel_buffering());
         let response = match subscription.opened().await {
             Ok(subscription) => subscription.into_response().map(HandlerBody::from),
-            Err(_) => come_back(retry, event_source),
+            Err(_) => come_back(retry, event_source, accel_buffering),
         };
         if head_only { response.map(|_| HandlerBody::once(None)) } else { response }
     }
 }
 
 /// "Not now", in words that the client understands.
-fn come_back(after: Duration, event_source: bool) -> Response<HandlerBody> {
+fn come_back(after: Duration, event_source: bool, accel_buffering: bool) -> Response<HandlerBody> {
     if !event_source {
         let mut response = with_status(StatusCode::SERVICE_UNAVAILABLE);
         let seconds = after.as_millis().div_ceil(1000).min(u64::MAX.into());
@@ -209,7 +209,7 @@ fn come_back(after: Duration, event_source: bool) -> Response<HandlerBody> {
         return response;
     }
     let mut response = Response::new(HandlerBody::once(Some(Event::new().retry(after).encode(None))));
-    set_headers(response.headers_mut(), false);
+    set_headers(response.headers_mut(), accel_buffering);
     response
 }
 

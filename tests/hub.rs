@@ -121,6 +121,23 @@ async fn the_window_shows_nothing_that_the_ring_has_let_go() {
     assert_eq!(seen(&mut hub.subscribe(&t).start(Start::Earliest)).await, [Seen::Pending]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn topics_whose_events_are_gone_cost_nothing() {
+    let ring = Ring::new().max_age(Duration::from_secs(60));
+    let hub = Hub::builder().ring(ring).build();
+    for n in 0..1000 {
+        publish(&hub, &topic(&format!("once-{n}")), [n]).await;
+    }
+    assert!(format!("{hub:?}").contains("topics: 1000"), "{hub:?}");
+    tokio::time::advance(Duration::from_secs(61)).await;
+    let ids = publish(&hub, &topic("now"), [1, 2]).await;
+    assert!(format!("{hub:?}").contains("topics: 1,"), "{hub:?}");
+    // One floor for all that are gone: no event of theirs is skipped silently.
+    let old = ids[0].run().at(500);
+    assert_eq!(seen(&mut hub.subscribe(topic("once-700")).resume(old)).await[0], Seen::Gap(GapReason::Evicted));
+    assert_eq!(seen(&mut hub.subscribe(topic("now")).resume(ids[0])).await, data(2..3, Seen::Pending));
+}
+
 #[tokio::test]
 async fn a_subscription_that_falls_off_the_ring_is_told_once() {
     let hub = Hub::builder().window_events(2).ring(Ring::new().events_per_topic(5)).build();

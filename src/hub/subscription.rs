@@ -148,6 +148,10 @@ impl Subscription {
         self.settings.draw_retry()
     }
 
+    pub(crate) fn accel_buffering(&self) -> bool {
+        self.settings.accel_buffering
+    }
+
     /// The response for hyper, or for anything that takes an [`http::Response`].
     ///
     /// 200 with an event stream; or 204, which stops an `EventSource` for good, if the client has everything there will

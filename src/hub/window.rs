@@ -8,7 +8,7 @@
 
 use crate::{
     Topics,
-    replay::{Cursor, Entry, Kind, Limits, Page, Shelf},
+    replay::{Cursor, Entry, Limits, Page, Shelf},
     sync::Mutex,
 };
 use slab::Slab;
@@ -23,21 +23,13 @@ struct State {
     /// The newest entry that was shown to everyone.
     head: Cursor,
     shelf: Shelf,
-    /// Beside each row of the shelf.
-    desks: Vec<Desk>,
+    /// Beside each row of the shelf: which waiters follow the topic.
+    seats: Vec<Slab<usize>>,
     /// The waker of each subscription that waits.
     waiters: Slab<Option<Waker>>,
     closed: bool,
     /// The list of wakers of the last publish, kept for its memory.
     spare: Vec<Waker>,
-}
-
-#[derive(Default)]
-struct Desk {
-    /// Which waiters follow the topic.
-    seats: Slab<usize>,
-    /// Whether it is known here if the topic is finished. After a restart only the store knows.
-    known: bool,
 }
 
 /// A subscription's place among the waiters.
@@ -76,7 +68,7 @@ impl Window {
             state: Mutex::new(State {
                 head,
                 shelf: Shelf::new(limits, head.position()),
-                desks: Vec::new(),
+                seats: Vec::new(),
                 waiters: Slab::new(),
                 closed: false,
                 spare: Vec::new(),
@@ -99,7 +91,10 @@ impl Window {
             .iter()
             .map(|topic| {
                 let row = state.shelf.pin(topic);
-                (row, desk(&mut state.desks, row).seats.insert(waiter))
+                if state.seats.len() <= row {
+                    state.seats.resize_with(row + 1, Slab::new);
+                }
+                (row, state.seats[row].insert(waiter))
             })
             .collect();
         (Attached { waiter, seats }, state.head)
@@ -109,10 +104,11 @@ impl Window {
     pub(crate) fn detach(&self, attached: &Attached) {
         let mut state = self.state.lock();
         for &(row, seat) in &attached.seats {
-            state.desks[row].seats.remove(seat);
-            if state.shelf.unpin(row) {
-                state.desks[row] = Desk::default();
+            state.seats[row].remove(seat);
+            if state.seats[row].is_empty() {
+                state.seats[row] = Slab::new();
             }
+            state.shelf.unpin(row);
         }
         let waker = state.waiters.remove(attached.waiter);
         drop(state);
@@ -123,7 +119,8 @@ impl Window {
     /// its topics are finished.
     pub(crate) fn assess(&self, attached: &Attached, cursor: Cursor) -> Standing {
         let state = self.state.lock();
-        let known = attached.rows().all(|row| state.desks[row].known);
+        // After a restart, only the store knows which topics are finished.
+        let known = attached.rows().all(|row| state.shelf.knows(row));
         if !known || cursor.position() > state.head.position() {
             return Standing::Off;
         }
@@ -174,10 +171,7 @@ impl Window {
     pub(crate) fn learn(&self, attached: &Attached, topics: &Topics, page: &Page) {
         let mut state = self.state.lock();
         for (row, topic) in attached.rows().zip(topics) {
-            state.desks[row].known = true;
-            if page.finished.contains(topic) && state.shelf.finished(row).is_none() {
-                state.shelf.set_finished(row, page.through.position());
-            }
+            state.shelf.learn(row, page.finished.contains(topic), page.through.position());
         }
     }
 
@@ -260,35 +254,22 @@ impl State {
             self.reset(cursor.run().at(cursor.position().saturating_sub(1)), wakers);
         }
         self.head = cursor;
-        let finishes = entry.record().kind() == Kind::Finish;
         let now = Instant::now();
         self.shelf.expire(now);
-        let row = self.shelf.push(entry, now);
-        if finishes {
-            self.shelf.set_finished(row, cursor.position());
+        // A topic that is followed has a row, and its row stays in place.
+        if let Some(seats) = self.shelf.row(entry.record().topic()).and_then(|row| self.seats.get(row)) {
+            for (_, &waiter) in seats {
+                wakers.extend(self.waiters[waiter].take());
+            }
         }
-        let desk = desk(&mut self.desks, row);
-        desk.known = true;
-        for (_, &waiter) in &desk.seats {
-            wakers.extend(self.waiters[waiter].take());
-        }
+        self.shelf.push(entry, now);
     }
 
     fn reset(&mut self, head: Cursor, wakers: &mut Vec<Waker>) {
         self.head = head;
         self.shelf.clear(head.position());
-        for desk in &mut self.desks {
-            desk.known = false;
-        }
         wakers.extend(self.waiters.iter_mut().filter_map(|(_, slot)| slot.take()));
     }
-}
-
-fn desk(desks: &mut Vec<Desk>, row: usize) -> &mut Desk {
-    if desks.len() <= row {
-        desks.resize_with(row + 1, Desk::default);
-    }
-    &mut desks[row]
 }
 
 impl fmt::Debug for Window {

@@ -1,7 +1,7 @@
 //! [`Ring`]: the log in the memory of the process.
 
 use super::{
-    AppendError, Cursor, Entry, Kind, Limits, Page, Read, ReadError, ReadFrom, Record, Refused, ReplayStore, Run, Shelf,
+    AppendError, Cursor, Entry, Limits, Page, Read, ReadError, ReadFrom, Record, Refused, ReplayStore, Run, Shelf,
 };
 use crate::{Topic, sync::Mutex};
 use std::{sync::Arc, time::Duration};
@@ -108,7 +108,6 @@ impl State {
         if self.shelf.row(record.topic()).is_some_and(|row| self.shelf.finished(row).is_some()) {
             return Err(Refused::Finished);
         }
-        let finishes = record.kind() == Kind::Finish;
         let entry = Entry::new(self.run.at(self.position + 1), record);
         if entry.cost() > self.shelf.limits.bytes_per_topic.min(self.shelf.limits.total_bytes) {
             return Err(Refused::TooLarge);
@@ -117,10 +116,7 @@ impl State {
         let now = Instant::now();
         self.position += 1;
         self.shelf.expire(now);
-        let row = self.shelf.push(Arc::clone(&entry), now);
-        if finishes {
-            self.shelf.set_finished(row, self.position);
-        }
+        self.shelf.push(Arc::clone(&entry), now);
         Ok(entry)
     }
 

@@ -4,7 +4,7 @@
 //!
 //! Invariant: for every topic, each entry that was pushed is either held, or at or below the topic's floor.
 
-use super::Entry;
+use super::{Entry, Kind};
 use crate::Topic;
 use slab::Slab;
 use std::{
@@ -60,6 +60,8 @@ struct Row {
     bytes: usize,
     floor: u64,
     finished: Option<u64>,
+    /// Whether it is known here if the topic is finished.
+    known: bool,
     pins: usize,
 }
 
@@ -98,6 +100,7 @@ impl Shelf {
             bytes: 0,
             floor: self.base,
             finished: None,
+            known: false,
             pins: 0,
         });
         self.index.insert(topic.clone(), row);
@@ -111,28 +114,34 @@ impl Shelf {
         row
     }
 
-    /// Undoes one `pin`. Says whether the row is gone: it goes if it says no more than no row would.
-    pub(crate) fn unpin(&mut self, row: usize) -> bool {
+    /// Undoes one `pin`.
+    pub(crate) fn unpin(&mut self, row: usize) {
         self.rows[row].pins -= 1;
-        self.drop_if_void(row)
+        self.drop_if_void(row);
     }
 
-    fn drop_if_void(&mut self, row: usize) -> bool {
+    /// Removes a row that holds nothing, so that topics which are no longer used cost nothing. They share one floor, at
+    /// the price of a gap without need for a client that comes back after longer than anything is held.
+    fn drop_if_void(&mut self, row: usize) {
         let it = &self.rows[row];
-        let void = it.pins == 0 && it.entries.is_empty() && it.finished.is_none() && it.floor <= self.base;
-        if void {
+        if it.pins == 0 && it.entries.is_empty() && it.finished.is_none() {
             let it = self.rows.remove(row);
+            self.base = self.base.max(it.floor);
             self.index.remove(&it.topic);
         }
-        void
     }
 
-    /// Puts an entry behind all others, and removes what no longer fits. Returns the entry's row.
-    pub(crate) fn push(&mut self, entry: Arc<Entry>, now: Instant) -> usize {
+    /// Puts an entry behind all others, and removes what no longer fits.
+    pub(crate) fn push(&mut self, entry: Arc<Entry>, now: Instant) {
         let row = self.row_or_new(entry.record().topic());
         let position = entry.position();
+        if entry.record().kind() == Kind::Finish {
+            self.rows[row].finished = Some(position);
+        }
         let cost = entry.cost();
         let it = &mut self.rows[row];
+        // What is accepted for a topic says whether it is finished.
+        it.known = true;
         it.entries.push_back(entry);
         it.bytes += cost;
         self.bytes += cost;
@@ -151,7 +160,9 @@ impl Shelf {
             let rows = &self.rows;
             self.order.retain(|p| rows.get(p.row).and_then(Row::front).is_some_and(|front| front <= p.position));
         }
-        row
+        if self.rows.contains(row) {
+            self.drop_if_void(row);
+        }
     }
 
     /// Removes what is too old.
@@ -167,6 +178,7 @@ impl Shelf {
             // Positions are never given twice, so a row that was reused for another topic does not match.
             if self.rows.get(row).and_then(Row::front) == Some(position) {
                 self.evict(row);
+                self.drop_if_void(row);
             }
         }
     }
@@ -203,7 +215,7 @@ impl Shelf {
         (self.entries, self.bytes, self.base) = (0, 0, base);
         for (_, it) in &mut self.rows {
             it.entries.clear();
-            (it.bytes, it.floor, it.finished) = (0, base, None);
+            (it.bytes, it.floor, it.finished, it.known) = (0, base, None, false);
         }
         self.rows.retain(|_, it| it.pins > 0);
         self.index.retain(|_, row| self.rows.contains(*row));
@@ -222,8 +234,18 @@ impl Shelf {
         self.rows[row].finished
     }
 
-    pub(crate) fn set_finished(&mut self, row: usize, position: u64) {
-        self.rows[row].finished = Some(position);
+    /// Whether it is known if a topic is finished.
+    pub(crate) fn knows(&self, row: usize) -> bool {
+        self.rows[row].known
+    }
+
+    /// Takes over from elsewhere whether a topic was finished at or before a position.
+    pub(crate) fn learn(&mut self, row: usize, finished: bool, position: u64) {
+        let it = &mut self.rows[row];
+        it.known = true;
+        if finished && it.finished.is_none() {
+            it.finished = Some(position);
+        }
     }
 
     /// Whether a row has an entry after a position.
