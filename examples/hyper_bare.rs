@@ -21,9 +21,11 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
-use std::{convert::Infallible, error::Error, future::ready, time::Duration};
+use std::{convert::Infallible, error::Error, time::Duration};
 use tidings::{Event, Hub, Topic};
 use tokio::net::TcpListener;
+
+const NEWS: Topic = Topic::from_static("news");
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -31,21 +33,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("listening on http://{}", listener.local_addr()?);
 
     let hub = Hub::new();
-    let news = Topic::new("news")?;
-    // Here an application looks at the request and says what its client may follow.
-    let events = hub.handler({
-        let news = news.clone();
-        move |_| ready(news.clone())
-    });
+    // With `hub.handler(..)`, an application looks at the request and says what its client may follow.
+    let events = hub.handler_for(NEWS);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (hub, news, events) = (hub.clone(), news.clone(), events.clone());
+        let (hub, events) = (hub.clone(), events.clone());
         async move {
             let response = match (request.method(), request.uri().path()) {
                 (_, "/events") => {
                     let Ok(response) = events.call(request).await;
                     response.map(Either::Left)
                 }
-                (&Method::POST, "/publish") => publish(&hub, &news, request).await.map(Either::Right),
+                (&Method::POST, "/publish") => publish(&hub, request).await.map(Either::Right),
                 _ => status(StatusCode::NOT_FOUND).map(Either::Right),
             };
             Ok::<_, Infallible>(response)
@@ -74,13 +72,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Publishes the body as one event, and answers its id.
-async fn publish(hub: &Hub, topic: &Topic, request: Request<Incoming>) -> Response<String> {
+async fn publish(hub: &Hub, request: Request<Incoming>) -> Response<String> {
     let Ok(body) = Limited::new(request.into_body(), 64 * 1024).collect().await else {
         return status(StatusCode::PAYLOAD_TOO_LARGE);
     };
     let body = body.to_bytes();
     let Ok(text) = std::str::from_utf8(&body) else { return status(StatusCode::BAD_REQUEST) };
-    match hub.publish(topic, Event::new().data(text)).await {
+    match hub.publish(NEWS, Event::new().data(text)).await {
         Ok(id) => Response::new(format!("{id}\n")),
         Err(_) => status(StatusCode::SERVICE_UNAVAILABLE),
     }
