@@ -7,7 +7,7 @@
 
 use super::{
     follow::{Follower, Step},
-    gap::{Gap, Resume},
+    gap::{EndReason, Gap, Resume},
     settings::{CursorMoves, Settings},
 };
 use crate::{
@@ -121,7 +121,10 @@ impl Stream for Wire {
                     Some(Err(error)) => this.failing(error),
                     None => {
                         this.state = State::Ended;
-                        return Poll::Ready(None);
+                        match this.follower.end_reason() {
+                            Some(reason) if this.settings.announce_ends => this.end(reason),
+                            _ => return Poll::Ready(None),
+                        }
                     }
                 }
             }
@@ -175,6 +178,12 @@ impl Wire {
         report.encode_into(None, &mut frame);
         frame.extend_from_slice(&self.cursor_move(Event::new()));
         frame.freeze()
+    }
+
+    /// Without an id: the client has everything up to its last one, whatever the reason.
+    fn end(&self, reason: EndReason) -> Bytes {
+        let data = format!(r#"{{"reason":"{reason}"}}"#);
+        Event::new().event_type(self.settings.names.end_event.clone()).data(data).encode(None)
     }
 
     fn failing(&mut self, error: ReadError) -> Bytes {

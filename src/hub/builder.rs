@@ -1,6 +1,6 @@
 //! [`HubBuilder`]: a hub's settings, each with its default and why.
 
-use super::{CursorMoves, Handle, Hub, Names, Queue, Settings, Shared, Store, Window};
+use super::{CursorMoves, Handle, Hub, LagBudget, Names, Queue, Settings, Shared, Store, Window};
 use crate::{
     KeepAlive,
     replay::{Cursor, ErasedStore, Limits, ReadError, ReplayStore, Ring},
@@ -102,6 +102,20 @@ impl HubBuilder {
     /// Sets how a client's last id is moved where there is no event to carry it. Default: [`CursorMoves::IdOnly`].
     pub fn cursor_moves(mut self, cursor_moves: CursorMoves) -> Self {
         self.settings.cursor_moves = cursor_moves;
+        self
+    }
+
+    /// Sets how far a subscription may fall behind before it is ended, with an id from which it can go on. Default: as far
+    /// as the store reaches, and then it is told of a gap.
+    pub fn lag_budget(mut self, budget: LagBudget) -> Self {
+        self.settings.lag_budget = budget;
+        self
+    }
+
+    /// Announces by a last event why the server ends a stream, for clients other than `EventSource`, to whom a clean end
+    /// looks like success. Its name is [`Names::end_event`]. Default: ends are not announced.
+    pub fn announce_ends(mut self) -> Self {
+        self.settings.announce_ends = true;
         self
     }
 

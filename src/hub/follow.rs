@@ -8,7 +8,8 @@
 
 use super::{
     Shared, Store,
-    gap::{Gap, GapReason, Resume},
+    gap::{EndReason, Gap, GapReason, Resume},
+    lag::{LagBudget, Meter},
     window::{Attached, Standing},
 };
 use crate::{
@@ -64,6 +65,8 @@ pub(crate) struct Follower {
     outcome: Resume,
     opened: bool,
     phase: Phase,
+    /// Only if it may not lag as it likes.
+    meter: Option<Box<Meter>>,
 }
 
 enum Phase {
@@ -73,7 +76,8 @@ enum Phase {
     Off(ReadFrom),
     /// Asking the store.
     Reading(ReadFrom, Pin<Box<dyn Future<Output = Result<Page, ReadError>> + Send>>),
-    Ended,
+    /// With the reason, unless it failed.
+    Ended(Option<EndReason>),
 }
 
 impl Follower {
@@ -90,7 +94,8 @@ impl Follower {
             told: 0,
             outcome: Resume::Fresh,
             opened: false,
-            phase: Phase::Ended,
+            phase: Phase::Ended(None),
+            meter: None,
         };
         follower.follow_from(head);
         follower
@@ -135,6 +140,24 @@ impl Follower {
             Standing::Finished if self.outcome == Resume::Fresh => Phase::Off(ReadFrom::Earliest),
             _ => Phase::Window,
         };
+    }
+
+    /// Sets how far it may fall behind, from now on.
+    pub(crate) fn set_lag_budget(&mut self, budget: LagBudget) {
+        self.meter = None;
+        if budget != LagBudget::new() {
+            let window = &self.shared.window;
+            let meter = Meter::new(budget, window.head(), window.published(&self.attached));
+            self.meter = Some(Box::new(meter));
+        }
+    }
+
+    /// Why it ended, if it has.
+    pub(crate) fn end_reason(&self) -> Option<EndReason> {
+        match self.phase {
+            Phase::Ended(reason) => reason,
+            _ => None,
+        }
     }
 
     pub(crate) fn topics(&self) -> &Topics {
@@ -197,10 +220,13 @@ impl Follower {
             }
             if let Some((gap, resumes_after)) = self.gap.take() {
                 self.cursor = resumes_after;
+                if let Some(meter) = self.meter.take() {
+                    // What it can no longer read does not count against it.
+                    self.set_lag_budget(meter.budget);
+                }
                 return Poll::Ready(Some(Ok(Step::Gap(gap))));
             }
-            if let Some(entry) = self.pending.pop_front() {
-                self.cursor = entry.cursor();
+            if let Some(entry) = self.next_within(usize::MAX) {
                 return Poll::Ready(Some(Ok(Step::Entry(entry))));
             }
             if let Some(through) = self.through.take() {
@@ -208,15 +234,20 @@ impl Follower {
                 // A page's worth of memory is not kept for a subscription that is live again.
                 self.pending = VecDeque::new();
             }
-            if matches!(self.phase, Phase::Ended) {
+            if matches!(self.phase, Phase::Ended(_)) {
                 return Poll::Ready(None);
             }
             let window = &self.shared.window;
+            if self.meter.as_ref().is_some_and(|meter| meter.is_over(&window.published(&self.attached))) {
+                self.phase = Phase::Ended(Some(EndReason::Lagged));
+                return Poll::Ready(None);
+            }
             match window.next(&self.attached, &mut self.cursor, BATCH, cx.waker(), &mut self.pending) {
                 Standing::Behind => {}
                 Standing::Level => return Poll::Pending,
                 Standing::Off => self.phase = Phase::Off(ReadFrom::After(self.cursor)),
-                Standing::Finished | Standing::Closed => self.phase = Phase::Ended,
+                Standing::Finished => self.phase = Phase::Ended(Some(EndReason::Finished)),
+                Standing::Closed => self.phase = Phase::Ended(Some(EndReason::Closed)),
             }
         }
     }
@@ -228,6 +259,9 @@ impl Follower {
         }
         let entry = self.pending.pop_front()?;
         self.cursor = entry.cursor();
+        if let Some(meter) = &mut self.meter {
+            meter.handed(&entry);
+        }
         Some(entry)
     }
 
@@ -235,7 +269,7 @@ impl Follower {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ReadError>> {
         loop {
             match &mut self.phase {
-                Phase::Window | Phase::Ended => return Poll::Ready(Ok(())),
+                Phase::Window | Phase::Ended(_) => return Poll::Ready(Ok(())),
                 Phase::Off(from) => {
                     let from = *from;
                     let (max_events, max_bytes) = self.shared.settings.page;
@@ -251,7 +285,7 @@ impl Follower {
                 Phase::Reading(from, read) => {
                     let page = ready!(read.as_mut().poll(cx));
                     let from = *from;
-                    self.phase = Phase::Ended;
+                    self.phase = Phase::Ended(None);
                     self.take_checked(from, page?)?;
                 }
             }

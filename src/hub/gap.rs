@@ -1,4 +1,5 @@
-//! What a subscription is told when it cannot have everything: [`Gap`], and how a resume came out: [`Resume`].
+//! What a subscription is told when it cannot have everything, [`Gap`]; how a resume came out, [`Resume`]; and why a
+//! stream ended, [`EndReason`].
 
 use crate::replay::Cursor;
 use std::fmt;
@@ -52,6 +53,36 @@ impl Gap {
         // No reason and no cursor has a character that JSON escapes.
         let after = self.after.map_or("null".to_owned(), |cursor| format!("\"{cursor}\""));
         format!(r#"{{"reason":"{}","after":{after},"through":"{}"}}"#, self.reason, self.through)
+    }
+}
+
+/// Why the server ended a stream.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum EndReason {
+    /// All its topics are finished.
+    Finished,
+    /// It fell further behind than its [`LagBudget`](crate::LagBudget). It can come back and go on.
+    Lagged,
+    /// The hub is gone.
+    Closed,
+}
+
+impl EndReason {
+    /// The word that goes over the wire: `finished`, `lagged` or `closed`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Lagged => "lagged",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

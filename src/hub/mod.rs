@@ -9,6 +9,7 @@ mod builder;
 mod error;
 mod follow;
 mod gap;
+mod lag;
 mod publish;
 mod settings;
 mod subscription;
@@ -19,7 +20,8 @@ pub use self::{
     builder::HubBuilder,
     error::PublishError,
     follow::Start,
-    gap::{Gap, GapReason, Resume},
+    gap::{EndReason, Gap, GapReason, Resume},
+    lag::LagBudget,
     settings::{CursorMoves, Names},
     subscription::{Message, Subscription},
 };

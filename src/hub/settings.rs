@@ -1,6 +1,7 @@
 //! What a hub can be told about how its subscriptions look on the wire. [`Names`] is the one place of the names that
 //! clients see.
 
+use super::lag::LagBudget;
 use crate::{EventType, KeepAlive, last_event_id::LAST_EVENT_ID_PARAMETER};
 use http::HeaderName;
 use std::{borrow::Cow, time::Duration};
@@ -23,6 +24,9 @@ pub struct Names {
     /// `{"reason":"evicted","after":"ID","through":"ID"}`: events between the two ids may be missing. `after` can be
     /// `null`. Default: `tidings-gap`.
     pub gap_event: EventType,
+    /// The type of the event that says why the server ends a stream, where that is asked for with
+    /// [`announce_ends`](crate::HubBuilder::announce_ends). Its data is `{"reason":"finished"}`. Default: `tidings-end`.
+    pub end_event: EventType,
     /// The query parameter that carries the last event id where there is no header. Default: `lastEventId`.
     pub last_event_id_parameter: Cow<'static, str>,
 }
@@ -32,6 +36,7 @@ impl Default for Names {
         Self {
             gap_header: HeaderName::from_static("tidings-gap"),
             gap_event: EventType::from_static("tidings-gap"),
+            end_event: EventType::from_static("tidings-end"),
             last_event_id_parameter: LAST_EVENT_ID_PARAMETER.into(),
         }
     }
@@ -65,6 +70,8 @@ pub(crate) struct Settings {
     pub(crate) names: Names,
     pub(crate) accel_buffering: bool,
     pub(crate) page: (usize, usize),
+    pub(crate) lag_budget: LagBudget,
+    pub(crate) announce_ends: bool,
 }
 
 impl Default for Settings {
@@ -78,6 +85,8 @@ impl Default for Settings {
             accel_buffering: false,
             // One page for each round trip to a store, and for each client that catches up, in memory.
             page: (256, 256 * 1024),
+            lag_budget: LagBudget::new(),
+            announce_ends: false,
         }
     }
 }

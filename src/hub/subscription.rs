@@ -4,7 +4,8 @@ use super::{
     Shared,
     body::SubscriptionBody,
     follow::{Follower, Start, Step},
-    gap::{Gap, Resume},
+    gap::{EndReason, Gap, Resume},
+    lag::LagBudget,
     settings::{CursorMoves, Settings},
 };
 use crate::{
@@ -58,8 +59,8 @@ pub enum Message {
 /// A subscription costs a position, not a queue: one that is never polled delays nobody, and one that is slow reads on
 /// from the store at its own pace.
 ///
-/// The stream ends when all topics are finished, or when the last [`Hub`](crate::Hub) is dropped. It fails if the store
-/// cannot be read; the client's last id is then still good.
+/// The stream ends when all topics are finished, when it falls further behind than its [`LagBudget`], or when the last
+/// [`Hub`](crate::Hub) is dropped. It fails if the store cannot be read; the client's last id is then still good.
 ///
 /// # Cancel safety
 ///
@@ -73,7 +74,9 @@ pub struct Subscription {
 impl Subscription {
     pub(super) fn new(shared: &Arc<Shared>, topics: Topics) -> Self {
         let settings = Arc::clone(&shared.settings);
-        Self { follower: Follower::new(Arc::clone(shared), topics), settings }
+        let mut follower = Follower::new(Arc::clone(shared), topics);
+        follower.set_lag_budget(settings.lag_budget);
+        Self { follower, settings }
     }
 
     /// Goes on after the last event that the client received. An absent id leaves the subscription as it was.
@@ -107,6 +110,18 @@ impl Subscription {
     pub fn cursor_moves(mut self, cursor_moves: CursorMoves) -> Self {
         Arc::make_mut(&mut self.settings).cursor_moves = cursor_moves;
         self
+    }
+
+    /// Sets how far it may fall behind, counted from now on, before it is ended. Default: the hub's.
+    pub fn lag_budget(mut self, budget: LagBudget) -> Self {
+        self.follower.set_lag_budget(budget);
+        self
+    }
+
+    /// Why the stream has ended: `None` before its end, and if it failed.
+    #[must_use]
+    pub fn end_reason(&self) -> Option<EndReason> {
+        self.follower.end_reason()
     }
 
     /// The topics.

@@ -25,11 +25,27 @@ struct State {
     shelf: Shelf,
     /// Beside each row of the shelf: which waiters follow the topic.
     seats: Vec<Slab<usize>>,
-    /// The waker of each subscription that waits.
-    waiters: Slab<Option<Waker>>,
+    waiters: Slab<Waiter>,
     closed: bool,
     /// The list of wakers of the last publish, kept for its memory.
     spare: Vec<Waker>,
+}
+
+/// One subscription.
+#[derive(Default)]
+struct Waiter {
+    /// What to wake if it has everything.
+    waker: Option<Waker>,
+    /// When the oldest entry came that it has not taken.
+    since: Option<Instant>,
+}
+
+/// What was published to the topics of a subscription, ever; only the difference of two means anything.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Published {
+    pub(crate) events: u64,
+    pub(crate) bytes: u64,
+    pub(crate) waiting_since: Option<Instant>,
 }
 
 /// A subscription's place among the waiters.
@@ -86,7 +102,7 @@ impl Window {
         let state = &mut *state;
         // Who comes late is not shown what the store behind would no longer show.
         state.shelf.expire(Instant::now());
-        let waiter = state.waiters.insert(None);
+        let waiter = state.waiters.insert(Waiter::default());
         let seats = topics
             .iter()
             .map(|topic| {
@@ -110,9 +126,9 @@ impl Window {
             }
             state.shelf.unpin(row);
         }
-        let waker = state.waiters.remove(attached.waiter);
+        let waiter = state.waiters.remove(attached.waiter);
         drop(state);
-        drop(waker);
+        drop(waiter);
     }
 
     /// Where a cursor stands that a client sent. `Off` also if it is ahead of the log, or if only the store knows whether
@@ -139,22 +155,36 @@ impl Window {
     ) -> Standing {
         let mut state = self.state.lock();
         let standing = state.standing(attached, *cursor);
-        match standing {
-            Standing::Off => {}
-            Standing::Behind => {
-                state.shelf.collect(attached.rows(), cursor.position(), max_events, max_bytes, out);
+        let level = match standing {
+            Standing::Off => false,
+            Standing::Behind => state.shelf.collect(attached.rows(), cursor.position(), max_events, max_bytes, out),
+            Standing::Level | Standing::Finished | Standing::Closed => {
+                state.settle(cursor);
+                true
             }
-            Standing::Level | Standing::Finished | Standing::Closed => state.settle(cursor),
+        };
+        let waiter = &mut state.waiters[attached.waiter];
+        if level {
+            waiter.since = None;
         }
-        if standing == Standing::Level {
-            let slot = &mut state.waiters[attached.waiter];
-            if !slot.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
-                let old = slot.replace(waker.clone());
-                drop(state);
-                drop(old);
-            }
+        if standing == Standing::Level && !waiter.waker.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
+            let old = waiter.waker.replace(waker.clone());
+            drop(state);
+            drop(old);
         }
         standing
+    }
+
+    /// What was published to its topics so far.
+    pub(crate) fn published(&self, attached: &Attached) -> Published {
+        let state = self.state.lock();
+        let mut published = Published { events: 0, bytes: 0, waiting_since: state.waiters[attached.waiter].since };
+        for row in attached.rows() {
+            let (events, bytes) = state.shelf.pushed(row);
+            published.events += events;
+            published.bytes += bytes;
+        }
+        published
     }
 
     /// Moves the cursor to the end of the log if nothing of its topics lies between, and says where it stands.
@@ -198,7 +228,7 @@ impl Window {
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
-        let wakers = state.waiters.iter_mut().filter_map(|(_, slot)| slot.take()).collect();
+        let wakers = state.waiters.iter_mut().filter_map(|(_, waiter)| waiter.waker.take()).collect();
         drop(state);
         self.wake(wakers);
     }
@@ -259,7 +289,9 @@ impl State {
         // A topic that is followed has a row, and its row stays in place.
         if let Some(seats) = self.shelf.row(entry.record().topic()).and_then(|row| self.seats.get(row)) {
             for (_, &waiter) in seats {
-                wakers.extend(self.waiters[waiter].take());
+                let waiter = &mut self.waiters[waiter];
+                waiter.since.get_or_insert(now);
+                wakers.extend(waiter.waker.take());
             }
         }
         self.shelf.push(entry, now);
@@ -268,7 +300,7 @@ impl State {
     fn reset(&mut self, head: Cursor, wakers: &mut Vec<Waker>) {
         self.head = head;
         self.shelf.clear(head.position());
-        wakers.extend(self.waiters.iter_mut().filter_map(|(_, slot)| slot.take()));
+        wakers.extend(self.waiters.iter_mut().filter_map(|(_, waiter)| waiter.waker.take()));
     }
 }
 

@@ -63,6 +63,8 @@ struct Row {
     /// Whether it is known here if the topic is finished.
     known: bool,
     pins: usize,
+    /// Events and bytes that were ever pushed while the row was in place.
+    pushed: (u64, u64),
 }
 
 impl Row {
@@ -102,6 +104,7 @@ impl Shelf {
             finished: None,
             known: false,
             pins: 0,
+            pushed: (0, 0),
         });
         self.index.insert(topic.clone(), row);
         row
@@ -142,6 +145,8 @@ impl Shelf {
         let it = &mut self.rows[row];
         // What is accepted for a topic says whether it is finished.
         it.known = true;
+        it.pushed.0 += 1;
+        it.pushed.1 += entry.frame().len() as u64;
         it.entries.push_back(entry);
         it.bytes += cost;
         self.bytes += cost;
@@ -223,6 +228,10 @@ impl Shelf {
 
     pub(crate) fn floor(&self, row: usize) -> u64 {
         self.rows[row].floor
+    }
+
+    pub(crate) fn pushed(&self, row: usize) -> (u64, u64) {
+        self.rows[row].pushed
     }
 
     /// The floor of a topic without a row.

@@ -1,0 +1,78 @@
+//! How far a subscription may fall behind: [`LagBudget`], and the meter that holds it to that.
+
+use super::window::Published;
+use crate::replay::{Cursor, Entry};
+use std::time::Duration;
+
+/// How far behind a subscription may fall before it is ended. Default: as far as the store reaches.
+///
+/// Each bound holds by itself. What counts is what was published to its topics since the subscription began, or since it
+/// was last told of a gap, and not yet handed to its connection: a client that resumes from far back may take its time
+/// for what it missed. The end is clean, and the client's last id is good: it can come back and go on.
+///
+/// ```
+/// use std::time::Duration;
+/// use tidings::{Hub, LagBudget};
+///
+/// let hub = Hub::builder().lag_budget(LagBudget::new().events(50_000).time(Duration::from_secs(60))).build();
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct LagBudget {
+    events: Option<u64>,
+    bytes: Option<u64>,
+    time: Option<Duration>,
+}
+
+impl LagBudget {
+    /// No bound.
+    pub const fn new() -> Self {
+        Self { events: None, bytes: None, time: None }
+    }
+
+    /// At most this many events.
+    pub const fn events(self, events: u64) -> Self {
+        Self { events: Some(events), ..self }
+    }
+
+    /// At most this many bytes, as they go over the wire.
+    pub const fn bytes(self, bytes: u64) -> Self {
+        Self { bytes: Some(bytes), ..self }
+    }
+
+    /// At most this long behind the oldest event that it has not read.
+    pub const fn time(self, time: Duration) -> Self {
+        Self { time: Some(time), ..self }
+    }
+}
+
+/// Measures one subscription.
+pub(crate) struct Meter {
+    pub(crate) budget: LagBudget,
+    /// Only what comes after this place counts.
+    base: Cursor,
+    before: Published,
+    handed: (u64, u64),
+}
+
+impl Meter {
+    pub(crate) fn new(budget: LagBudget, base: Cursor, before: Published) -> Self {
+        Self { budget, base, before, handed: (0, 0) }
+    }
+
+    pub(crate) fn handed(&mut self, entry: &Entry) {
+        if entry.cursor().run() == self.base.run() && entry.position() > self.base.position() {
+            self.handed.0 += 1;
+            self.handed.1 += entry.frame().len() as u64;
+        }
+    }
+
+    pub(crate) fn is_over(&self, now: &Published) -> bool {
+        let behind = |now: u64, before: u64, handed: u64| now.saturating_sub(before).saturating_sub(handed);
+        let events = behind(now.events, self.before.events, self.handed.0);
+        let bytes = behind(now.bytes, self.before.bytes, self.handed.1);
+        self.budget.events.is_some_and(|most| events > most)
+            || self.budget.bytes.is_some_and(|most| bytes > most)
+            || self.budget.time.is_some_and(|most| now.waiting_since.is_some_and(|since| since.elapsed() > most))
+    }
+}
