@@ -220,7 +220,7 @@ impl std::error::Error for TopicError {}
 /// assert!(Topics::new([]).is_err());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Topics(Arc<[Topic]>);
 
 impl Topics {

@@ -6,14 +6,17 @@
 //! Invariant: no id is sent before everything up to it was handed to the connection.
 
 use super::{
+    end::EndReason,
+    error::SubscriptionError,
     follow::{Follower, Step},
-    gap::{EndReason, Gap, Resume},
+    gap::Gap,
     settings::{CursorMoves, Settings},
+    snapshot::Snapshot,
 };
 use crate::{
     Event, EventId,
     keep_alive::{Beat, KeepAliveStream},
-    replay::{Cursor, Entry, ReadError},
+    replay::{Cursor, Entry},
     response::FRAME_TARGET,
 };
 use bytes::{Bytes, BytesMut};
@@ -50,9 +53,9 @@ impl SubscriptionBody {
 
 impl Body for SubscriptionBody {
     type Data = Bytes;
-    type Error = ReadError;
+    type Error = SubscriptionError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReadError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SubscriptionError>>> {
         let mut this = self.project();
         let Some(mut wire) = this.wire.as_mut().as_pin_mut() else { return Poll::Ready(None) };
         let frame = match ready!(wire.as_mut().poll_next(cx)) {
@@ -92,13 +95,13 @@ enum State {
     Following,
     /// The error waits for one more poll, because hyper throws away the frames that it has not flushed when a body
     /// fails.
-    Failed(ReadError),
-    Flushed(ReadError),
+    Failed(SubscriptionError),
+    Flushed(SubscriptionError),
     Ended,
 }
 
 impl Stream for Wire {
-    type Item = Result<Bytes, ReadError>;
+    type Item = Result<Bytes, SubscriptionError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
@@ -106,9 +109,9 @@ impl Stream for Wire {
             State::Opening => {
                 this.state = State::Opening;
                 match ready!(this.follower.poll_outcome(cx)) {
-                    Ok(outcome) => {
+                    Ok(()) => {
                         this.state = State::Following;
-                        this.opening(outcome)
+                        this.opening()
                     }
                     Err(error) => this.failing(error),
                 }
@@ -118,6 +121,7 @@ impl Stream for Wire {
                 match ready!(this.follower.poll_step(cx)) {
                     Some(Ok(Step::Entry(entry))) => this.frame(&entry),
                     Some(Ok(Step::Gap(gap))) => this.gap(gap),
+                    Some(Ok(Step::Snapshot(snapshot))) => this.snapshot(&snapshot),
                     Some(Err(error)) => this.failing(error),
                     None => {
                         this.state = State::Ended;
@@ -159,13 +163,13 @@ impl Wire {
 
     /// The client's reconnection time, and from where it reads: a fresh client has no id yet, nor has a new `EventSource`
     /// that resumes by the query parameter.
-    fn opening(&mut self, outcome: Resume) -> Bytes {
+    fn opening(&mut self) -> Bytes {
         let retry = Event::new().retry(self.settings.draw_retry());
-        self.sent = Some(self.follower.cursor());
-        match outcome {
-            Resume::Fresh | Resume::Resumed => self.cursor_move(retry),
-            // The id comes after the report. The standard applies `retry:` at the end of its line.
-            Resume::Gap(_) => retry.into_body().freeze(),
+        self.sent = self.follower.place();
+        match self.sent {
+            Some(_) => self.cursor_move(retry),
+            // The id comes later. The standard applies `retry:` at the end of its line.
+            None => retry.into_body().freeze(),
         }
     }
 
@@ -173,11 +177,19 @@ impl Wire {
     /// read the report.
     fn gap(&mut self, gap: Gap) -> Bytes {
         let report = Event::new().event_type(self.settings.names.gap_event.clone()).data(gap.to_json());
-        self.sent = Some(self.follower.cursor());
         let mut frame = BytesMut::new();
         report.encode_into(None, &mut frame);
-        frame.extend_from_slice(&self.cursor_move(Event::new()));
+        self.sent = self.follower.place();
+        if self.sent.is_some() {
+            frame.extend_from_slice(&self.cursor_move(Event::new()));
+        }
         frame.freeze()
+    }
+
+    /// The state, and only then the id from which the log is followed.
+    fn snapshot(&mut self, snapshot: &Snapshot) -> Bytes {
+        self.sent = Some(snapshot.cursor);
+        [&snapshot.frame[..], &self.cursor_move(Event::new())].concat().into()
     }
 
     /// Without an id: the client has everything up to its last one, whatever the reason.
@@ -186,7 +198,7 @@ impl Wire {
         Event::new().event_type(self.settings.names.end_event.clone()).data(data).encode(None)
     }
 
-    fn failing(&mut self, error: ReadError) -> Bytes {
+    fn failing(&mut self, error: SubscriptionError) -> Bytes {
         self.state = State::Failed(error);
         // The client's id is still good: it is to come back, but not at once, and go on.
         Event::new().retry(self.settings.draw_retry()).encode(None)

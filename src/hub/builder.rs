@@ -1,6 +1,6 @@
 //! [`HubBuilder`]: a hub's settings, each with its default and why.
 
-use super::{CursorMoves, Handle, Hub, LagBudget, Names, Queue, Settings, Shared, Store, Window};
+use super::{CursorMoves, GapPolicy, Handle, Hub, LagBudget, Names, Queue, Settings, Shared, Store, Window};
 use crate::{
     KeepAlive,
     replay::{Cursor, ErasedStore, Limits, ReadError, ReplayStore, Ring},
@@ -102,6 +102,12 @@ impl HubBuilder {
     /// Sets how a client's last id is moved where there is no event to carry it. Default: [`CursorMoves::IdOnly`].
     pub fn cursor_moves(mut self, cursor_moves: CursorMoves) -> Self {
         self.settings.cursor_moves = cursor_moves;
+        self
+    }
+
+    /// Sets what becomes of a subscription after it was told of a gap. Default: [`GapPolicy::Report`].
+    pub fn on_gap(mut self, policy: GapPolicy) -> Self {
+        self.settings.on_gap = policy;
         self
     }
 

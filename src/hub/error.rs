@@ -1,6 +1,7 @@
-//! [`PublishError`]: why an event was not published, and whether it may have been.
+//! [`PublishError`]: why an event was not published, and whether it may have been. [`SubscriptionError`]: why a
+//! subscription failed.
 
-use crate::replay::Refused;
+use crate::replay::{ReadError, Refused};
 use std::{error::Error, fmt, sync::Arc};
 
 /// Why an event was not published.
@@ -88,6 +89,58 @@ impl Error for PublishError {
         match &self.0 {
             PublishErrorKind::Store(source) | PublishErrorKind::Unknown(source) => Some(&**source),
             _ => None,
+        }
+    }
+}
+
+/// Why a subscription failed. The last id that was handed over is still good: a client can come back and go on.
+#[derive(Debug)]
+pub struct SubscriptionError(SubscriptionErrorKind);
+
+#[derive(Debug)]
+enum SubscriptionErrorKind {
+    Read(ReadError),
+    Snapshot(Arc<dyn Error + Send + Sync>),
+}
+
+impl SubscriptionError {
+    pub(crate) fn snapshot(source: Arc<dyn Error + Send + Sync>) -> Self {
+        Self(SubscriptionErrorKind::Snapshot(source))
+    }
+
+    /// The store could not be read.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        matches!(self.0, SubscriptionErrorKind::Read(_))
+    }
+
+    /// The application's snapshot failed, or took too long.
+    #[must_use]
+    pub fn is_snapshot(&self) -> bool {
+        matches!(self.0, SubscriptionErrorKind::Snapshot(_))
+    }
+}
+
+impl From<ReadError> for SubscriptionError {
+    fn from(error: ReadError) -> Self {
+        Self(SubscriptionErrorKind::Read(error))
+    }
+}
+
+impl fmt::Display for SubscriptionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            SubscriptionErrorKind::Read(_) => "the store could not be read",
+            SubscriptionErrorKind::Snapshot(_) => "there is no snapshot to go on from",
+        })
+    }
+}
+
+impl Error for SubscriptionError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.0 {
+            SubscriptionErrorKind::Read(error) => error.source(),
+            SubscriptionErrorKind::Snapshot(source) => Some(&**source),
         }
     }
 }

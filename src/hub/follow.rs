@@ -8,8 +8,11 @@
 
 use super::{
     Shared, Store,
-    gap::{EndReason, Gap, GapReason, Resume},
+    end::EndReason,
+    error::SubscriptionError,
+    gap::{Gap, GapPolicy, GapReason, Resume},
     lag::{LagBudget, Meter},
+    snapshot::{Snapshot, Snapshots, Taking},
     window::{Attached, Standing},
 };
 use crate::{
@@ -45,6 +48,7 @@ pub enum Start {
 pub(crate) enum Step {
     Entry(Arc<Entry>),
     Gap(Gap),
+    Snapshot(Snapshot),
 }
 
 pub(crate) struct Follower {
@@ -65,6 +69,7 @@ pub(crate) struct Follower {
     outcome: Resume,
     opened: bool,
     phase: Phase,
+    on_gap: GapPolicy,
     /// Only if it may not lag as it likes.
     meter: Option<Box<Meter>>,
 }
@@ -76,6 +81,8 @@ enum Phase {
     Off(ReadFrom),
     /// Asking the store.
     Reading(ReadFrom, Pin<Box<dyn Future<Output = Result<Page, ReadError>> + Send>>),
+    /// Asking the application.
+    Snapshot(Taking),
     /// With the reason, unless it failed.
     Ended(Option<EndReason>),
 }
@@ -95,6 +102,7 @@ impl Follower {
             outcome: Resume::Fresh,
             opened: false,
             phase: Phase::Ended(None),
+            on_gap: GapPolicy::Report,
             meter: None,
         };
         follower.follow_from(head);
@@ -111,6 +119,22 @@ impl Follower {
         };
         self.opened = false;
         self.phase = Phase::Off(from);
+    }
+
+    /// Begins with a snapshot if the client has no id.
+    pub(crate) fn snapshot_first(&mut self, snapshots: &Snapshots) {
+        if self.outcome == Resume::Fresh {
+            self.opened = true;
+            self.phase = self.snapshot(snapshots);
+        }
+    }
+
+    fn snapshot(&self, snapshots: &Snapshots) -> Phase {
+        Phase::Snapshot(snapshots.take(Arc::clone(&self.shared), self.topics.clone()))
+    }
+
+    pub(crate) fn set_on_gap(&mut self, policy: GapPolicy) {
+        self.on_gap = policy;
     }
 
     /// Begins where the client left off.
@@ -173,6 +197,13 @@ impl Follower {
         self.opened.then_some(self.outcome)
     }
 
+    /// The place up to which everything was handed over. There is none while a gap is to be reported, or made good for by
+    /// a snapshot: who resumed from there would miss it.
+    pub(crate) fn place(&self) -> Option<Cursor> {
+        let owed = self.gap.is_some() || matches!(self.phase, Phase::Snapshot(_));
+        (!owed).then_some(self.cursor)
+    }
+
     /// A gap that is known and not yet handed over.
     pub(crate) fn known_gap(&self) -> Option<Gap> {
         self.gap.map(|(gap, _)| gap)
@@ -199,9 +230,8 @@ impl Follower {
 
     /// Goes on until it is known how the subscription begins: one read of the store, or two if the client's id is foreign
     /// or all topics turn out to be finished.
-    pub(crate) fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Result<Resume, ReadError>> {
-        ready!(self.poll_read(cx))?;
-        Poll::Ready(Ok(self.outcome))
+    pub(crate) fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SubscriptionError>> {
+        self.poll_read(cx).map_err(Into::into)
     }
 
     /// The same where no waiting is needed.
@@ -213,18 +243,29 @@ impl Follower {
     }
 
     /// The next step; `None` at the end.
-    pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step, ReadError>>> {
+    pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step, SubscriptionError>>> {
         loop {
             if let Err(error) = ready!(self.poll_read(cx)) {
-                return Poll::Ready(Some(Err(error)));
+                return Poll::Ready(Some(Err(error.into())));
             }
             if let Some((gap, resumes_after)) = self.gap.take() {
-                self.cursor = resumes_after;
-                if let Some(meter) = self.meter.take() {
-                    // What it can no longer read does not count against it.
-                    self.set_lag_budget(meter.budget);
-                }
+                self.apply_policy(resumes_after);
                 return Poll::Ready(Some(Ok(Step::Gap(gap))));
+            }
+            if let Phase::Snapshot(taking) = &mut self.phase {
+                let snapshot = ready!(taking.as_mut().poll(cx));
+                self.phase = Phase::Ended(None);
+                let snapshot = match snapshot {
+                    Ok(snapshot) => snapshot,
+                    Err(source) => return Poll::Ready(Some(Err(SubscriptionError::snapshot(source)))),
+                };
+                self.cursor = snapshot.cursor;
+                self.phase = match self.shared.window.assess(&self.attached, self.cursor) {
+                    Standing::Off => Phase::Off(ReadFrom::After(self.cursor)),
+                    _ => Phase::Window,
+                };
+                self.restart_meter();
+                return Poll::Ready(Some(Ok(Step::Snapshot(snapshot))));
             }
             if let Some(entry) = self.next_within(usize::MAX) {
                 return Poll::Ready(Some(Ok(Step::Entry(entry))));
@@ -252,6 +293,30 @@ impl Follower {
         }
     }
 
+    /// What becomes of the subscription once a gap was reported.
+    fn apply_policy(&mut self, resumes_after: Cursor) {
+        self.phase = match &self.on_gap {
+            GapPolicy::Report => {
+                self.cursor = resumes_after;
+                return self.restart_meter();
+            }
+            GapPolicy::Snapshot(snapshots) => self.snapshot(snapshots),
+            GapPolicy::End => {
+                self.cursor = resumes_after;
+                Phase::Ended(Some(EndReason::Gap))
+            }
+        };
+        self.pending.clear();
+        self.through = None;
+    }
+
+    /// What it can no longer read does not count against it.
+    fn restart_meter(&mut self) {
+        if let Some(meter) = self.meter.take() {
+            self.set_lag_budget(meter.budget);
+        }
+    }
+
     /// The next entry, if it was read already and its frame has at most `bytes`.
     pub(crate) fn next_within(&mut self, bytes: usize) -> Option<Arc<Entry>> {
         if self.pending.front()?.frame().len() > bytes {
@@ -269,7 +334,7 @@ impl Follower {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ReadError>> {
         loop {
             match &mut self.phase {
-                Phase::Window | Phase::Ended(_) => return Poll::Ready(Ok(())),
+                Phase::Window | Phase::Snapshot(_) | Phase::Ended(_) => return Poll::Ready(Ok(())),
                 Phase::Off(from) => {
                     let from = *from;
                     let (max_events, max_bytes) = self.shared.settings.page;

@@ -1,6 +1,7 @@
-//! What a subscription is told when it cannot have everything, [`Gap`]; how a resume came out, [`Resume`]; and why a
-//! stream ended, [`EndReason`].
+//! What a subscription is told when it cannot have everything, [`Gap`]; what becomes of it then, [`GapPolicy`]; and how a
+//! resume came out, [`Resume`].
 
+use super::snapshot::Snapshots;
 use crate::replay::Cursor;
 use std::fmt;
 
@@ -56,34 +57,17 @@ impl Gap {
     }
 }
 
-/// Why the server ended a stream.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+/// What becomes of a subscription after a gap was reported to it.
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
-pub enum EndReason {
-    /// All its topics are finished.
-    Finished,
-    /// It fell further behind than its [`LagBudget`](crate::LagBudget). It can come back and go on.
-    Lagged,
-    /// The hub is gone.
-    Closed,
-}
-
-impl EndReason {
-    /// The word that goes over the wire: `finished`, `lagged` or `closed`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Finished => "finished",
-            Self::Lagged => "lagged",
-            Self::Closed => "closed",
-        }
-    }
-}
-
-impl fmt::Display for EndReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
+pub enum GapPolicy {
+    /// It goes on with what is still held. The default.
+    #[default]
+    Report,
+    /// It gets a snapshot of the application's state, and goes on with what came after that was taken.
+    Snapshot(Snapshots),
+    /// It ends, with an id from which the client can come back without being told of the same gap again.
+    End,
 }
 
 /// How a subscription began.

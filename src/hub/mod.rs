@@ -6,23 +6,27 @@
 
 mod body;
 mod builder;
+mod end;
 mod error;
 mod follow;
 mod gap;
 mod lag;
 mod publish;
 mod settings;
+mod snapshot;
 mod subscription;
 mod window;
 
 pub use self::{
     body::SubscriptionBody,
     builder::HubBuilder,
-    error::PublishError,
+    end::EndReason,
+    error::{PublishError, SubscriptionError},
     follow::Start,
-    gap::{EndReason, Gap, GapReason, Resume},
+    gap::{Gap, GapPolicy, GapReason, Resume},
     lag::LagBudget,
     settings::{CursorMoves, Names},
+    snapshot::Snapshots,
     subscription::{Message, Subscription},
 };
 use self::{error::PublishErrorKind, publish::Queue, settings::Settings, window::Window};

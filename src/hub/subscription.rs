@@ -3,14 +3,17 @@
 use super::{
     Shared,
     body::SubscriptionBody,
+    end::EndReason,
+    error::SubscriptionError,
     follow::{Follower, Start, Step},
-    gap::{EndReason, Gap, Resume},
+    gap::{Gap, GapPolicy, Resume},
     lag::LagBudget,
     settings::{CursorMoves, Settings},
+    snapshot::Snapshots,
 };
 use crate::{
-    KeepAlive, LastEventId, Topics,
-    replay::{Cursor, Entry, ReadError},
+    Event, KeepAlive, LastEventId, Topics,
+    replay::{Cursor, Entry},
     response,
 };
 use futures_core::Stream;
@@ -32,6 +35,8 @@ pub enum Message {
     Event(Arc<Entry>),
     /// Events may be missing here, before the next one.
     Gap(Gap),
+    /// The state of the topics, as the application's [`Snapshots`] gave it; what follows came after it was asked for.
+    Snapshot(Arc<[Event]>),
 }
 
 /// A place in a hub's log, from where it is followed: made by [`Hub::subscribe`](crate::Hub::subscribe).
@@ -60,7 +65,8 @@ pub enum Message {
 /// from the store at its own pace.
 ///
 /// The stream ends when all topics are finished, when it falls further behind than its [`LagBudget`], or when the last
-/// [`Hub`](crate::Hub) is dropped. It fails if the store cannot be read; the client's last id is then still good.
+/// [`Hub`](crate::Hub) is dropped. It fails if the store cannot be read or a snapshot cannot be made; the client's last id
+/// is then still good.
 ///
 /// # Cancel safety
 ///
@@ -76,6 +82,7 @@ impl Subscription {
         let settings = Arc::clone(&shared.settings);
         let mut follower = Follower::new(Arc::clone(shared), topics);
         follower.set_lag_budget(settings.lag_budget);
+        follower.set_on_gap(settings.on_gap.clone());
         Self { follower, settings }
     }
 
@@ -112,6 +119,19 @@ impl Subscription {
         self
     }
 
+    /// Begins with a snapshot of the application's state if the client sent no id, and goes on with what came after that
+    /// was asked for. It replaces [`start`](Self::start).
+    pub fn snapshot_first(mut self, snapshots: &Snapshots) -> Self {
+        self.follower.snapshot_first(snapshots);
+        self
+    }
+
+    /// Sets what becomes of it after a gap. Default: the hub's.
+    pub fn on_gap(mut self, policy: GapPolicy) -> Self {
+        self.follower.set_on_gap(policy);
+        self
+    }
+
     /// Sets how far it may fall behind, counted from now on, before it is ended. Default: the hub's.
     pub fn lag_budget(mut self, budget: LagBudget) -> Self {
         self.follower.set_lag_budget(budget);
@@ -131,10 +151,10 @@ impl Subscription {
     }
 
     /// The place up to which everything was handed over, and from which to resume; `None` while a gap is still to be
-    /// reported, because whoever resumed from there would never be told.
+    /// reported or a snapshot to come, because whoever resumed from there would miss it.
     #[must_use]
     pub fn cursor(&self) -> Option<Cursor> {
-        self.follower.known_gap().is_none().then(|| self.follower.cursor())
+        self.follower.place()
     }
 
     /// How the subscription began; `None` as long as that is not known, which it is at the latest when
@@ -153,7 +173,7 @@ impl Subscription {
     /// # Errors
     ///
     /// When the store cannot be read.
-    pub async fn opened(mut self) -> Result<Self, ReadError> {
+    pub async fn opened(mut self) -> Result<Self, SubscriptionError> {
         poll_fn(|cx| self.follower.poll_outcome(cx)).await?;
         Ok(self)
     }
@@ -195,7 +215,7 @@ impl Subscription {
 }
 
 impl Stream for Subscription {
-    type Item = Result<Message, ReadError>;
+    type Item = Result<Message, SubscriptionError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -204,6 +224,7 @@ impl Stream for Subscription {
                 Some(Ok(Step::Entry(entry))) if entry.record().body().is_empty() => continue,
                 Some(Ok(Step::Entry(entry))) => Some(Ok(Message::Event(entry))),
                 Some(Ok(Step::Gap(gap))) => Some(Ok(Message::Gap(gap))),
+                Some(Ok(Step::Snapshot(snapshot))) => Some(Ok(Message::Snapshot(snapshot.events))),
                 Some(Err(error)) => Some(Err(error)),
                 None => None,
             };

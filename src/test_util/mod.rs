@@ -54,7 +54,7 @@ pub async fn next_message(subscription: &mut Subscription) -> Option<Message> {
 pub async fn next_event(subscription: &mut Subscription) -> Arc<Entry> {
     match next_message(subscription).await {
         Some(Message::Event(entry)) => entry,
-        Some(Message::Gap(gap)) => panic!("expected an event, but there is a gap: {gap:?}"),
+        Some(other) => panic!("expected an event, but there is {other:?}"),
         None => panic!("expected an event, but the subscription has ended"),
     }
 }

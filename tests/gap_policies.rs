@@ -1,0 +1,233 @@
+//! What becomes of a subscription after a gap: it goes on, gets a snapshot, or ends. And snapshots as a beginning.
+
+use futures_util::{StreamExt, future::poll_immediate};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tidings::{
+    EndReason, Event, EventType, GapPolicy, GapReason, Hub, Message, Snapshots, Subscription, Topic, Topics,
+    replay::Ring,
+    test_util::{EventReader, evict, foreign_id, next_event, next_message},
+};
+use tokio::{sync::Semaphore, time::Instant};
+
+const T: Topic = Topic::from_static("t");
+const STATE: EventType = EventType::from_static("state");
+
+fn event(text: impl Into<String>) -> Event {
+    Event::new().data(text.into())
+}
+
+/// Says which run made it.
+fn counted(runs: &Arc<AtomicUsize>) -> Snapshots {
+    let runs = Arc::clone(runs);
+    Snapshots::new(move |_: Topics| {
+        let run = runs.fetch_add(1, Ordering::Relaxed);
+        async move { Ok::<_, std::io::Error>(vec![Event::new().event_type(STATE).data(format!("run {run}"))]) }
+    })
+}
+
+/// Each run waits for a permit.
+fn held(gate: &Arc<Semaphore>, running: &Arc<AtomicUsize>) -> Snapshots {
+    let (gate, running) = (Arc::clone(gate), Arc::clone(running));
+    Snapshots::new(move |_: Topics| {
+        let (gate, running) = (Arc::clone(&gate), Arc::clone(&running));
+        async move {
+            running.fetch_add(1, Ordering::Relaxed);
+            gate.acquire().await.unwrap().forget();
+            Ok::<_, std::io::Error>(vec![event("state")])
+        }
+    })
+}
+
+fn is_snapshot(message: Option<Message>) -> bool {
+    matches!(message, Some(Message::Snapshot(_)))
+}
+
+fn gap(message: Option<Message>) -> GapReason {
+    match message {
+        Some(Message::Gap(gap)) => gap.reason,
+        other => panic!("expected a gap, not {other:?}"),
+    }
+}
+
+async fn data(subscription: &mut Subscription) -> String {
+    next_event(subscription).await.record().data().unwrap().into_owned()
+}
+
+#[tokio::test]
+async fn end_tells_the_gap_and_gives_an_id_that_does_not_loop() {
+    let hub = Hub::builder().on_gap(GapPolicy::End).announce_ends().build();
+    let tip = hub.publish(T, event("1")).await.unwrap();
+    let response = hub.subscribe(T).resume(foreign_id()).into_response();
+    assert_eq!(response.headers()["tidings-gap"], "foreign");
+    let mut reader = EventReader::new(response.into_body());
+    assert_eq!(reader.next().await.unwrap().event_type, "tidings-gap");
+    assert_eq!(reader.next().await.unwrap().data, r#"{"reason":"gap"}"#);
+    assert_eq!(reader.next().await, None);
+    assert_eq!(reader.last_event_id(), tip.to_string());
+    let mut back = hub.subscribe(T).resume(reader.last_event_id());
+    hub.publish(T, event("2")).await.unwrap();
+    assert_eq!(data(&mut back).await, "2");
+}
+
+#[tokio::test]
+async fn end_is_for_live_subscriptions_that_fall_off_the_log_too() {
+    let hub = Hub::builder().window_events(1).ring(Ring::new().events_per_topic(2)).build();
+    let mut slow = hub.subscribe(T).on_gap(GapPolicy::End);
+    for n in 0..5 {
+        hub.publish(T, event(n.to_string())).await.unwrap();
+    }
+    assert_eq!(gap(next_message(&mut slow).await), GapReason::Evicted);
+    assert!(slow.next().await.is_none());
+    assert_eq!(slow.end_reason(), Some(EndReason::Gap));
+    let mut back = hub.subscribe(T).resume(slow.cursor());
+    assert_eq!(data(&mut back).await, "3", "what is held is not skipped");
+}
+
+#[tokio::test]
+async fn a_snapshot_follows_the_gap_and_then_what_came_after_it_was_asked_for() {
+    let runs = Arc::default();
+    let hub = Hub::builder().on_gap(GapPolicy::Snapshot(counted(&runs))).build();
+    hub.publish(T, event("before")).await.unwrap();
+    evict(&hub);
+    let tip = hub.publish(T, event("in the snapshot")).await.unwrap();
+    let response = hub.subscribe(T).resume(foreign_id()).into_response();
+    assert_eq!(response.headers()["tidings-gap"], "foreign");
+    let mut reader = EventReader::new(response.into_body());
+    let report = reader.next().await.unwrap();
+    assert_eq!((report.event_type.as_str(), report.last_event_id.as_str()), ("tidings-gap", ""));
+    let state = reader.next().await.unwrap();
+    assert_eq!((state.event_type.as_str(), state.data.as_str()), ("state", "run 0"));
+    assert_eq!(state.last_event_id, "", "the id comes after the last event of the snapshot");
+    let next = hub.publish(T, event("after")).await.unwrap();
+    let after = reader.next().await.unwrap();
+    assert_eq!((after.data.as_str(), after.last_event_id), ("after", next.to_string()));
+    assert_ne!(tip, next);
+}
+
+#[tokio::test]
+async fn what_is_published_while_the_snapshot_is_made_is_not_lost() {
+    let (gate, running) = (Arc::new(Semaphore::new(0)), Arc::default());
+    let hub = Hub::new();
+    let mut subscription = hub.subscribe(T).snapshot_first(&held(&gate, &running));
+    assert!(poll_immediate(subscription.next()).await.is_none());
+    assert_eq!(subscription.cursor(), None, "there is no place to resume from yet");
+    hub.publish(T, event("meanwhile")).await.unwrap();
+    gate.add_permits(1);
+    assert!(is_snapshot(next_message(&mut subscription).await));
+    assert_eq!(data(&mut subscription).await, "meanwhile");
+}
+
+#[tokio::test]
+async fn a_fresh_subscription_may_begin_with_a_snapshot_and_one_with_an_id_does_not() {
+    let runs = Arc::default();
+    let snapshots = counted(&runs);
+    let hub = Hub::new();
+    let id = hub.publish(T, event("1")).await.unwrap();
+    let mut fresh = EventReader::new(hub.subscribe(T).snapshot_first(&snapshots).into_response().into_body());
+    assert_eq!(fresh.next().await.unwrap().event_type, "state");
+    hub.publish(T, event("2")).await.unwrap();
+    assert_eq!(fresh.next().await.unwrap().data, "2");
+    let mut back = hub.subscribe(T).snapshot_first(&snapshots).resume(id);
+    assert_eq!(data(&mut back).await, "2");
+    assert_eq!(runs.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn snapshots_of_the_same_topics_are_made_once_for_all_who_ask_at_the_same_time() {
+    let (gate, running) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let snapshots = held(&gate, &running);
+    let hub = Hub::new();
+    let mut all: Vec<_> = (0..100).map(|_| hub.subscribe(T).snapshot_first(&snapshots)).collect();
+    for subscription in &mut all {
+        assert!(poll_immediate(subscription.next()).await.is_none());
+    }
+    assert_eq!(running.load(Ordering::Relaxed), 1);
+    // The one who runs it goes away: another takes over.
+    drop(all.remove(0));
+    gate.add_permits(1);
+    let got = all.iter_mut().map(|subscription| async { is_snapshot(next_message(subscription).await) });
+    assert!(futures_util::future::join_all(got).await.into_iter().all(|got| got));
+    assert_eq!(running.load(Ordering::Relaxed), 2);
+    assert!(format!("{snapshots:?}").contains("running: 0"), "{snapshots:?}");
+    // The next to ask gets a new one.
+    gate.add_permits(1);
+    assert!(is_snapshot(next_message(&mut hub.subscribe(T).snapshot_first(&snapshots)).await));
+    assert_eq!(running.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn so_many_run_at_once_and_no_more() {
+    let (gate, running) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let snapshots = held(&gate, &running).concurrency(3);
+    let hub = Hub::new();
+    let topics = (0..10).map(|n| Topic::new(n.to_string()).unwrap());
+    let mut all: Vec<_> = topics.map(|topic| hub.subscribe(topic).snapshot_first(&snapshots)).collect();
+    for subscription in &mut all {
+        assert!(poll_immediate(subscription.next()).await.is_none());
+    }
+    assert_eq!(running.load(Ordering::Relaxed), 3);
+    gate.add_permits(10);
+    let got = all.iter_mut().map(|subscription| async { is_snapshot(next_message(subscription).await) });
+    assert!(futures_util::future::join_all(got).await.into_iter().all(|got| got));
+    assert_eq!(running.load(Ordering::Relaxed), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_takes_too_long_fails_the_stream_with_an_unmoved_id() {
+    let (gate, running) = (Arc::new(Semaphore::new(0)), Arc::default());
+    let snapshots = held(&gate, &running).timeout(Duration::from_secs(3));
+    let hub = Hub::builder().on_gap(GapPolicy::Snapshot(snapshots)).retry(Duration::from_secs(8)).build();
+    let start = Instant::now();
+    let mut reader = EventReader::new(hub.subscribe(T).resume(foreign_id()).into_response().into_body());
+    assert_eq!(reader.next().await.unwrap().event_type, "tidings-gap");
+    let error = reader.try_next().await.unwrap_err();
+    assert!(error.is_snapshot() && std::error::Error::source(&error).unwrap().to_string().contains("3s"));
+    assert_eq!(start.elapsed(), Duration::from_secs(3));
+    assert_eq!(reader.last_event_id(), "", "the client is told of the gap again");
+    assert!((4_000..=12_000).contains(&reader.retry_ms().unwrap()));
+}
+
+#[tokio::test]
+async fn a_snapshot_that_fails_fails_all_who_wait_for_it_and_the_next_one_is_made_anew() {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&runs);
+    let snapshots = Snapshots::new(move |_| {
+        let run = counter.fetch_add(1, Ordering::Relaxed);
+        async move { if run == 0 { Err("no database") } else { Ok(vec![event("state")]) } }
+    });
+    let hub = Hub::new();
+    let mut first = hub.subscribe(T).snapshot_first(&snapshots);
+    let error = first.next().await.unwrap().unwrap_err();
+    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "no database");
+    assert!(first.next().await.is_none());
+    assert!(is_snapshot(next_message(&mut hub.subscribe(T).snapshot_first(&snapshots)).await));
+}
+
+#[tokio::test]
+async fn a_snapshot_of_a_finished_topic_is_followed_by_the_end() {
+    let runs = Arc::default();
+    let hub = Hub::new();
+    hub.publish(T, event("1")).await.unwrap();
+    hub.finish(T, None).await.unwrap();
+    let mut late = hub.subscribe(T).snapshot_first(&counted(&runs));
+    assert!(is_snapshot(next_message(&mut late).await));
+    assert!(next_message(&mut late).await.is_none());
+    assert_eq!(late.end_reason(), Some(EndReason::Finished));
+}
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats_go_on_while_a_snapshot_is_made() {
+    let (gate, running) = (Arc::new(Semaphore::new(0)), Arc::default());
+    let snapshots = held(&gate, &running).timeout(Duration::from_secs(3600));
+    let hub = Hub::new();
+    let mut reader = EventReader::new(hub.subscribe(T).snapshot_first(&snapshots).into_response().into_body());
+    let waiting = tokio::time::timeout(Duration::from_secs(100), reader.next()).await;
+    assert!(waiting.is_err());
+    assert_eq!((reader.comments().len(), reader.last_event_id()), (6, ""));
+}
