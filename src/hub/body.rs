@@ -6,7 +6,6 @@
 //! Invariant: no id is sent before everything up to it was handed to the connection.
 
 use super::{
-    end::EndReason,
     error::SubscriptionError,
     follow::{Follower, Step},
     gap::Gap,
@@ -125,10 +124,11 @@ impl Stream for Wire {
                     Some(Err(error)) => this.failing(error),
                     None => {
                         this.state = State::Ended;
-                        match this.follower.end_reason() {
-                            Some(reason) if this.settings.announce_ends => this.end(reason),
-                            _ => return Poll::Ready(None),
+                        let last = this.end();
+                        if last.is_empty() {
+                            return Poll::Ready(None);
                         }
+                        last
                     }
                 }
             }
@@ -192,10 +192,16 @@ impl Wire {
         [&snapshot.frame[..], &self.cursor_move(Event::new())].concat().into()
     }
 
-    /// Without an id: the client has everything up to its last one, whatever the reason.
-    fn end(&self, reason: EndReason) -> Bytes {
+    /// The id, if the position has moved past what the client did not want, so that it does not come back for that; and
+    /// the reason, if it is to be told.
+    fn end(&mut self) -> Bytes {
+        let place = self.follower.place();
+        let moved = if place == self.sent { Bytes::new() } else { self.cursor_move(Event::new()) };
+        self.sent = place;
+        let Some(reason) = self.follower.end_reason().filter(|_| self.settings.announce_ends) else { return moved };
         let data = format!(r#"{{"reason":"{reason}"}}"#);
-        Event::new().event_type(self.settings.names.end_event.clone()).data(data).encode(None)
+        let end = Event::new().event_type(self.settings.names.end_event.clone()).data(data).encode(None);
+        [moved, end].concat().into()
     }
 
     fn failing(&mut self, error: SubscriptionError) -> Bytes {

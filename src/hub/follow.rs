@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     LastEventId, Topics,
-    replay::{Cursor, Entry, Page, Read, ReadError, ReadFrom},
+    replay::{Cursor, Entry, Page, Read, ReadError, ReadFrom, Record},
     response::FRAME_TARGET,
 };
 use std::{
@@ -43,6 +43,9 @@ pub enum Start {
     /// With the last `n` events that are held, counted over all its topics together.
     Last(usize),
 }
+
+/// Says which records a subscription wants.
+pub(crate) type Filter = dyn Fn(&Record) -> bool + Send + Sync;
 
 /// What a subscription comes to next.
 pub(crate) enum Step {
@@ -70,6 +73,7 @@ pub(crate) struct Follower {
     opened: bool,
     phase: Phase,
     on_gap: GapPolicy,
+    filter: Option<Arc<Filter>>,
     /// Only if it may not lag as it likes.
     meter: Option<Box<Meter>>,
 }
@@ -103,6 +107,7 @@ impl Follower {
             opened: false,
             phase: Phase::Ended(None),
             on_gap: GapPolicy::Report,
+            filter: None,
             meter: None,
         };
         follower.follow_from(head);
@@ -164,6 +169,10 @@ impl Follower {
             Standing::Finished if self.outcome == Resume::Fresh => Phase::Off(ReadFrom::Earliest),
             _ => Phase::Window,
         };
+    }
+
+    pub(crate) fn set_filter(&mut self, filter: Arc<Filter>) {
+        self.filter = Some(filter);
     }
 
     /// Sets how far it may fall behind, from now on.
@@ -317,17 +326,24 @@ impl Follower {
         }
     }
 
-    /// The next entry, if it was read already and its frame has at most `bytes`.
+    /// The next entry that passes the filter, if it was read already and its frame has at most `bytes`. The cursor moves
+    /// past those that do not.
     pub(crate) fn next_within(&mut self, bytes: usize) -> Option<Arc<Entry>> {
-        if self.pending.front()?.frame().len() > bytes {
-            return None;
+        loop {
+            let next = self.pending.front()?;
+            let passes = self.filter.as_ref().is_none_or(|filter| filter(next.record()));
+            if passes && next.frame().len() > bytes {
+                return None;
+            }
+            let entry = self.pending.pop_front()?;
+            self.cursor = entry.cursor();
+            if let Some(meter) = &mut self.meter {
+                meter.handed(&entry);
+            }
+            if passes {
+                return Some(entry);
+            }
         }
-        let entry = self.pending.pop_front()?;
-        self.cursor = entry.cursor();
-        if let Some(meter) = &mut self.meter {
-            meter.handed(&entry);
-        }
-        Some(entry)
     }
 
     /// Reads from the store for as long as that is what is to be done.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Event, KeepAlive, LastEventId, Topics,
-    replay::{Cursor, Entry},
+    replay::{Cursor, Entry, Record},
     response,
 };
 use futures_core::Stream;
@@ -123,6 +123,22 @@ impl Subscription {
     /// was asked for. It replaces [`start`](Self::start).
     pub fn snapshot_first(mut self, snapshots: &Snapshots) -> Self {
         self.follower.snapshot_first(snapshots);
+        self
+    }
+
+    /// Leaves out the events for which `wanted` is false: by their type, key or labels. It is called for each event and
+    /// subscription, outside of any lock, and should be quick. Events stay encoded once for all.
+    ///
+    /// The position moves past what is left out, and heartbeats tell the client so. The guarantee covers what passes.
+    ///
+    /// ```
+    /// # use tidings::{Hub, Subscription, Topic};
+    /// # fn example(hub: Hub, orders: Topic, user: String) -> Subscription {
+    /// hub.subscribe(orders).filter(move |record| record.label("user") == Some(&user))
+    /// # }
+    /// ```
+    pub fn filter(mut self, wanted: impl Fn(&Record) -> bool + Send + Sync + 'static) -> Self {
+        self.follower.set_filter(Arc::new(wanted));
         self
     }
 

@@ -108,6 +108,12 @@ impl Record {
         self.extra.as_ref()?.key.as_deref()
     }
 
+    /// The value of the first label with this name.
+    #[must_use]
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.labels().find_map(|(label, value)| (label == name).then_some(value))
+    }
+
     /// The labels, in the order they were added.
     pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
         self.extra.iter().flat_map(|extra| &extra.labels).map(|(name, value)| (&**name, &**value))
