@@ -1,6 +1,7 @@
-//! What axum needs to see: `IntoResponse` for streams and subscriptions, `FromRequestParts` for the last event id.
+//! What axum needs to see: `IntoResponse` for streams and subscriptions, `FromRequestParts` for the last event id, and
+//! refusals from its responses.
 
-use crate::{LastEventId, Sse, SseItem, Subscription};
+use crate::{LastEventId, Refusal, Sse, SseItem, Subscription};
 use axum_core::{
     BoxError,
     body::Body,
@@ -16,13 +17,21 @@ where
     S: Stream<Item: SseItem<Error: Into<BoxError> + Send + 'static>> + Send + 'static,
 {
     fn into_response(self) -> Response {
-        self.into_response().map(Body::new)
+        self.into_http_response().map(Body::new)
     }
 }
 
 impl IntoResponse for Subscription {
     fn into_response(self) -> Response {
-        self.into_response().map(Body::new)
+        self.into_http_response().map(Body::new)
+    }
+}
+
+impl Refusal {
+    /// A refusal from anything that is a response in axum, such as `(StatusCode, "why")`.
+    #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+    pub fn new(response: impl IntoResponse) -> Self {
+        response.into_response().into()
     }
 }
 

@@ -4,13 +4,13 @@
 //! application's function to say. Everything else is `hub.subscribe(topics).resume(last)`.
 
 use crate::{
-    Event, Hub, LastEventId, Subscription, SubscriptionBody, Topic, Topics,
+    Event, Hub, Subscription, SubscriptionBody, Topic, TopicError, Topics, TopicsError,
     response::{EVENT_STREAM, set_headers},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt as _, Empty, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt as _, Empty, Full, combinators::UnsyncBoxBody};
 use pin_project_lite::pin_project;
 use std::{
     convert::Infallible,
@@ -61,20 +61,23 @@ impl Hub {
     /// A service that serves this hub's events: mount it with `Router::route_service`, or pass it to hyper.
     ///
     /// `topics` is called for each request and says what it is to follow, or refuses with any response: this is where an
-    /// application authorises. It gets the request without its body, and can wait. It answers with a [`Topic`],
-    /// [`Topics`], a [`Subscription`] that it configured itself, or a `Result` whose error is a [`Refusal`] or becomes
-    /// one, such as a [`StatusCode`] or an [`http::Response`].
+    /// application authorises. It gets the request without its body, and can wait; what it captures is cloned into its
+    /// future. It answers with a [`Topic`], [`Topics`], a [`Subscription`] that it configured itself, which the handler
+    /// then resumes, or a `Result` whose error is a [`Refusal`] or becomes one: a [`StatusCode`], an [`http::Response`],
+    /// or the error of a topic.
+    ///
+    /// It is a service and not one of axum's handler functions: `route_service`, not `route` with `get`.
     ///
     /// ```
     /// use http::{StatusCode, request::Parts};
-    /// use tidings::{Hub, Topic};
+    /// use tidings::{Hub, Refusal, Topic};
     ///
     /// # fn app() -> axum::Router {
     /// let hub = Hub::new();
     /// let events = hub.handler(|request: Parts| async move {
     ///     let user = request.headers.get("x-user").ok_or(StatusCode::UNAUTHORIZED)?;
     ///     let user = user.to_str().map_err(|_| StatusCode::BAD_REQUEST)?;
-    ///     Topic::scoped(user, "notifications").map_err(|_| StatusCode::BAD_REQUEST)
+    ///     Ok::<_, Refusal>(Topic::scoped(user, "notifications")?)
     /// });
     /// axum::Router::new().route_service("/events", events)
     /// # }
@@ -153,6 +156,26 @@ impl From<StatusCode> for Refusal {
     }
 }
 
+/// 400, with the error as its text.
+impl From<TopicError> for Refusal {
+    fn from(error: TopicError) -> Self {
+        bad_request(&error)
+    }
+}
+
+/// 400, with the error as its text.
+impl From<TopicsError> for Refusal {
+    fn from(error: TopicsError) -> Self {
+        bad_request(&error)
+    }
+}
+
+fn bad_request(error: &dyn Error) -> Refusal {
+    let mut response = Response::new(Full::from(error.to_string()));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response.into()
+}
+
 impl<B> From<Response<B>> for Refusal
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
@@ -184,8 +207,7 @@ where
         }
         let head_only = parts.method == Method::HEAD;
         let event_source = (self.is_event_source)(&parts);
-        let parameter = self.hub.last_event_id_parameter();
-        let last = LastEventId::from_request_with(&parts.headers, &parts.uri, parameter);
+        let last = self.hub.last_event_id(&parts);
         let answer = (self.topics)(parts).await.into_subscription(&self.hub);
         let subscription = match answer {
             Ok(subscription) => subscription.resume(last),
@@ -193,7 +215,7 @@ where
         };
         let (retry, accel_buffering) = (subscription.draw_retry(), subscription.accel_buffering());
         let response = match subscription.opened().await {
-            Ok(subscription) => subscription.into_response().map(HandlerBody::from),
+            Ok(subscription) => subscription.into_http_response().map(HandlerBody::from),
             Err(_) => come_back(retry, event_source, accel_buffering),
         };
         if head_only { response.map(|_| HandlerBody::once(None)) } else { response }

@@ -2,6 +2,7 @@
 //!
 //! What a client sends is never trusted and never an error: every value, however broken, has a defined outcome.
 
+use crate::EventId;
 use http::{HeaderMap, HeaderName, Uri, request::Parts};
 use percent_encoding::percent_decode;
 use std::{borrow::Cow, fmt};
@@ -117,6 +118,12 @@ impl LastEventId {
 impl From<&str> for LastEventId {
     fn from(text: &str) -> Self {
         Self::from_bytes(text.as_bytes())
+    }
+}
+
+impl From<EventId> for LastEventId {
+    fn from(id: EventId) -> Self {
+        Self::from(id.as_str())
     }
 }
 

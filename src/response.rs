@@ -93,7 +93,7 @@ type OnError<E> = Box<dyn FnOnce(&E) -> Option<Event> + Send>;
 /// and share events, use a [`Hub`](crate::Hub).
 ///
 /// The stream may yield [`Event`] or `(EventId, Event)`, or a `Result` of either. With feature `axum`, `Sse` is
-/// `IntoResponse`; elsewhere, [`into_response`](Self::into_response) makes an [`http::Response`] whose body is an
+/// `IntoResponse`; elsewhere, [`into_http_response`](Self::into_http_response) makes an [`http::Response`] whose body is an
 /// [`http_body::Body`].
 ///
 /// ```
@@ -101,10 +101,17 @@ type OnError<E> = Box<dyn FnOnce(&E) -> Option<Event> + Send>;
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let stream = futures_util::stream::iter(["one", "two"].map(|text| Event::new().data(text)));
-/// let response = Sse::new(stream).into_response();
+/// let response = Sse::new(stream).into_http_response();
 /// assert_eq!(response.headers()["content-type"], "text/event-stream");
 /// # })
 /// ```
+///
+/// # When the stream ends
+///
+/// An `EventSource` reconnects after every end, clean or not, and your handler runs again. Read such a stream with `fetch`,
+/// or send a last event on which the page calls `close()`. If the work must not run twice, publish it to a topic of its
+/// own, [`finish`](crate::Hub::finish) that, and let clients follow it from [`Start::Earliest`](crate::Start): then 204
+/// stops the client.
 ///
 /// # When the stream fails
 ///
@@ -152,7 +159,7 @@ where
     }
 
     /// The response for hyper, or for anything that takes an [`http::Response`].
-    pub fn into_response(self) -> Response<SseBody<S>> {
+    pub fn into_http_response(self) -> Response<SseBody<S>> {
         let accel_buffering = self.accel_buffering;
         let mut response = Response::new(self.into_body());
         set_headers(response.headers_mut(), accel_buffering);

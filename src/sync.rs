@@ -1,17 +1,20 @@
-//! The lock that the crate uses.
+//! The lock that the crate uses. With `cfg(tidings_loom)` it is loom's, so that every interleaving can be tried.
 
-use std::sync::{MutexGuard, PoisonError};
+#[cfg(all(test, tidings_loom))]
+use loom::sync as imp;
+#[cfg(not(all(test, tidings_loom)))]
+use std::sync as imp;
 
 /// A lock without poisoning: no code of the application runs under one, and none of ours panics there.
 #[derive(Debug, Default)]
-pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
+pub(crate) struct Mutex<T>(imp::Mutex<T>);
 
 impl<T> Mutex<T> {
-    pub(crate) const fn new(value: T) -> Self {
-        Self(std::sync::Mutex::new(value))
+    pub(crate) fn new(value: T) -> Self {
+        Self(imp::Mutex::new(value))
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn lock(&self) -> imp::MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

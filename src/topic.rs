@@ -169,6 +169,22 @@ impl fmt::Debug for Topic {
     }
 }
 
+impl TryFrom<&str> for Topic {
+    type Error = TopicError;
+
+    fn try_from(name: &str) -> Result<Self, TopicError> {
+        Self::new(name)
+    }
+}
+
+impl TryFrom<String> for Topic {
+    type Error = TopicError;
+
+    fn try_from(name: String) -> Result<Self, TopicError> {
+        Self::new(name)
+    }
+}
+
 impl std::str::FromStr for Topic {
     type Err = TopicError;
 

@@ -16,7 +16,7 @@ fn allocations(count: usize) -> u64 {
     let _entered = runtime.enter();
     let (hub, topic) = (Hub::new(), Topic::new("t").unwrap());
     let mut bodies: Vec<Pin<Box<SubscriptionBody>>> =
-        (0..count).map(|_| Box::pin(hub.subscribe(&topic).into_response().into_body())).collect();
+        (0..count).map(|_| Box::pin(hub.subscribe(&topic).into_http_response().into_body())).collect();
     let mut cx = Context::from_waker(Waker::noop());
     for body in &mut bodies {
         assert!(body.as_mut().poll_frame(&mut cx).is_ready(), "the opening block");

@@ -4,6 +4,10 @@
 mod fault;
 #[path = "conformance/faulty.rs"]
 mod faulty;
+#[path = "conformance/liberal.rs"]
+mod liberal;
+#[path = "conformance/mix.rs"]
+mod mix;
 #[path = "conformance/model.rs"]
 mod model;
 #[path = "conformance/spoil.rs"]
@@ -11,6 +15,7 @@ mod spoil;
 
 use fault::Fault;
 use faulty::Faulty;
+use liberal::Liberal;
 use model::{Disk, Model};
 use tidings::replay::{
     Ring,
@@ -51,6 +56,13 @@ async fn a_plain_store_passes_on_one_thread() -> Result<(), Violation> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_plain_store_passes_on_several_threads() -> Result<(), Violation> {
     model().await
+}
+
+#[tokio::test]
+async fn a_store_that_takes_every_liberty_passes() -> Result<(), Violation> {
+    let disk = Disk::default();
+    check(async |keep| Liberal::open(Disk::default(), keep)).await?;
+    check_reopen(async |keep| Liberal::open(disk.clone(), keep)).await
 }
 
 // Time stands still but for those who wait: a store that never answers costs no time.

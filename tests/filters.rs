@@ -51,7 +51,7 @@ async fn labels_and_keys_are_never_sent() {
 async fn the_position_moves_past_what_was_left_out_and_heartbeats_say_so() {
     let hub = Hub::new();
     let none = hub.subscribe(T).filter(|_| false);
-    let mut reader = EventReader::new(none.into_response().into_body());
+    let mut reader = EventReader::new(none.into_http_response().into_body());
     assert!(poll_immediate(std::pin::pin!(reader.next())).await.is_none());
     publish(&hub, 0..10).await;
     let tip = hub.publish(Topic::from_static("other"), Event::new().data("")).await.unwrap();
@@ -68,12 +68,12 @@ async fn a_client_whose_last_events_were_left_out_does_not_come_back_for_them_fo
     let first = hub.publish(T, Event::new().data("first")).await.unwrap();
     publish(&hub, 0..3).await;
     let last = hub.finish(T, Some(Event::new().data("end"))).await.unwrap();
-    let response = hub.subscribe(T).filter(|_| false).resume(first).into_response();
+    let response = hub.subscribe(T).filter(|_| false).resume(first).into_http_response();
     assert_eq!(response.status(), 200);
     let mut reader = EventReader::new(response.into_body());
     assert_eq!(reader.next().await, None);
     assert_eq!(reader.last_event_id(), last.to_string());
-    assert_eq!(hub.subscribe(T).filter(|_| false).resume(last).into_response().status(), 204);
+    assert_eq!(hub.subscribe(T).filter(|_| false).resume(last).into_http_response().status(), 204);
 }
 
 #[tokio::test]

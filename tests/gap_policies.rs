@@ -63,7 +63,7 @@ async fn data(subscription: &mut Subscription) -> String {
 async fn end_tells_the_gap_and_gives_an_id_that_does_not_loop() {
     let hub = Hub::builder().on_gap(GapPolicy::End).announce_ends().build();
     let tip = hub.publish(T, event("1")).await.unwrap();
-    let response = hub.subscribe(T).resume(foreign_id()).into_response();
+    let response = hub.subscribe(T).resume(foreign_id()).into_http_response();
     assert_eq!(response.headers()["tidings-gap"], "foreign");
     let mut reader = EventReader::new(response.into_body());
     assert_eq!(reader.next().await.unwrap().event_type, "tidings-gap");
@@ -96,7 +96,7 @@ async fn a_snapshot_follows_the_gap_and_then_what_came_after_it_was_asked_for() 
     hub.publish(T, event("before")).await.unwrap();
     evict(&hub);
     let tip = hub.publish(T, event("in the snapshot")).await.unwrap();
-    let response = hub.subscribe(T).resume(foreign_id()).into_response();
+    let response = hub.subscribe(T).resume(foreign_id()).into_http_response();
     assert_eq!(response.headers()["tidings-gap"], "foreign");
     let mut reader = EventReader::new(response.into_body());
     let report = reader.next().await.unwrap();
@@ -129,7 +129,7 @@ async fn a_fresh_subscription_may_begin_with_a_snapshot_and_one_with_an_id_does_
     let snapshots = counted(&runs);
     let hub = Hub::new();
     let id = hub.publish(T, event("1")).await.unwrap();
-    let mut fresh = EventReader::new(hub.subscribe(T).snapshot_first(&snapshots).into_response().into_body());
+    let mut fresh = EventReader::new(hub.subscribe(T).snapshot_first(&snapshots).into_http_response().into_body());
     assert_eq!(fresh.next().await.unwrap().event_type, "state");
     hub.publish(T, event("2")).await.unwrap();
     assert_eq!(fresh.next().await.unwrap().data, "2");
@@ -184,7 +184,7 @@ async fn a_snapshot_that_takes_too_long_fails_the_stream_with_an_unmoved_id() {
     let snapshots = held(&gate, &running).timeout(Duration::from_secs(3));
     let hub = Hub::builder().on_gap(GapPolicy::Snapshot(snapshots)).retry(Duration::from_secs(8)).build();
     let start = Instant::now();
-    let mut reader = EventReader::new(hub.subscribe(T).resume(foreign_id()).into_response().into_body());
+    let mut reader = EventReader::new(hub.subscribe(T).resume(foreign_id()).into_http_response().into_body());
     assert_eq!(reader.next().await.unwrap().event_type, "tidings-gap");
     let error = reader.try_next().await.unwrap_err();
     assert!(error.is_snapshot() && std::error::Error::source(&error).unwrap().to_string().contains("3s"));
@@ -226,7 +226,7 @@ async fn heartbeats_go_on_while_a_snapshot_is_made() {
     let (gate, running) = (Arc::new(Semaphore::new(0)), Arc::default());
     let snapshots = held(&gate, &running).timeout(Duration::from_secs(3600));
     let hub = Hub::new();
-    let mut reader = EventReader::new(hub.subscribe(T).snapshot_first(&snapshots).into_response().into_body());
+    let mut reader = EventReader::new(hub.subscribe(T).snapshot_first(&snapshots).into_http_response().into_body());
     let waiting = tokio::time::timeout(Duration::from_secs(100), reader.next()).await;
     assert!(waiting.is_err());
     assert_eq!((reader.comments().len(), reader.last_event_id()), (6, ""));

@@ -282,7 +282,7 @@ async fn retry_is_drawn_for_each_client_from_half_to_one_and_a_half() {
 async fn a_heartbeat_moves_the_id_only_when_the_position_has_moved() {
     let (hub, other) = (Hub::new(), Topic::new("other").unwrap());
     let start = hub.publish(&other, text(0)).await.unwrap();
-    let response = hub.subscribe(topic()).into_response();
+    let response = hub.subscribe(topic()).into_http_response();
     let mut body = Box::pin(response.into_body());
     let mut frame =
         async || String::from_utf8(body.frame().await.unwrap().unwrap().into_data().unwrap().to_vec()).unwrap();
@@ -300,7 +300,7 @@ async fn a_heartbeat_moves_the_id_only_when_the_position_has_moved() {
 async fn named_heartbeats_are_seen_whether_or_not_the_position_has_moved() {
     let (hub, other) = (Hub::new(), Topic::new("other").unwrap());
     let beat = KeepAlive::new().event(EventType::from_static("beat"));
-    let mut reader = EventReader::new(hub.subscribe(topic()).keep_alive(beat).into_response().into_body());
+    let mut reader = EventReader::new(hub.subscribe(topic()).keep_alive(beat).into_http_response().into_body());
     for n in 0..3 {
         let moved = hub.publish(&other, text(n)).await.unwrap();
         for _ in 0..2 {
@@ -316,14 +316,14 @@ async fn cursor_moves_can_be_a_named_event_or_off() {
     let (hub, other) = (Hub::new(), Topic::new("other").unwrap());
     let start = hub.publish(&other, text(0)).await.unwrap();
     let named = CursorMoves::Named(EventType::from_static("cursor"));
-    let mut reader = EventReader::new(hub.subscribe(topic()).cursor_moves(named).into_response().into_body());
+    let mut reader = EventReader::new(hub.subscribe(topic()).cursor_moves(named).into_http_response().into_body());
     let first = reader.next().await.unwrap();
     assert_eq!((first.event_type.as_str(), first.data), ("cursor", start.to_string()));
     let moved = hub.publish(&other, text(1)).await.unwrap();
     let next = reader.next().await.unwrap();
     assert_eq!((next.data, next.last_event_id), (moved.to_string(), moved.to_string()));
 
-    let mut off = Box::pin(hub.subscribe(topic()).cursor_moves(CursorMoves::Off).into_response().into_body());
+    let mut off = Box::pin(hub.subscribe(topic()).cursor_moves(CursorMoves::Off).into_http_response().into_body());
     hub.publish(&other, text(2)).await.unwrap();
     let mut frames = String::new();
     for _ in 0..3 {
@@ -395,7 +395,7 @@ async fn subscribing_makes_no_lasting_state() {
     let before = format!("{hub:?}");
     for n in 0..1000 {
         let topic = Topic::new(format!("guess-{n}")).unwrap();
-        let response = hub.subscribe(&topic).into_response();
+        let response = hub.subscribe(&topic).into_http_response();
         drop(response);
     }
     assert_eq!(format!("{hub:?}"), before);

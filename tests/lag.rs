@@ -133,13 +133,13 @@ async fn after_a_gap_the_budget_begins_anew() {
 #[tokio::test]
 async fn an_end_can_be_announced_with_its_reason() {
     let hub = Hub::builder().announce_ends().lag_budget(LagBudget::new().events(1)).build();
-    let mut reader = EventReader::new(hub.subscribe(T).into_response().into_body());
+    let mut reader = EventReader::new(hub.subscribe(T).into_http_response().into_body());
     publish(&hub, 0..2).await;
     let end = reader.next().await.unwrap();
     assert_eq!((end.event_type.as_str(), end.data.as_str()), ("tidings-end", r#"{"reason":"lagged"}"#));
     assert_eq!(reader.next().await, None);
 
-    let mut reader = EventReader::new(hub.subscribe(T).into_response().into_body());
+    let mut reader = EventReader::new(hub.subscribe(T).into_http_response().into_body());
     let last = hub.finish(T, Some(Event::new().data("last"))).await.unwrap();
     assert_eq!(reader.next().await.unwrap().data, "last");
     let end = reader.next().await.unwrap();

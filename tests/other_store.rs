@@ -199,9 +199,9 @@ async fn finished_topics_are_known_from_the_store_after_a_restart() {
 
     let hub = Hub::builder().open(Shared(store)).await.unwrap();
     let resumed = hub.subscribe(topic()).resume(last).opened().await.unwrap();
-    assert_eq!(resumed.into_response().status(), 204);
+    assert_eq!(resumed.into_http_response().status(), 204);
     let resumed = hub.subscribe(topic()).resume(first).opened().await.unwrap();
-    assert_eq!(resumed.into_response().status(), 200);
+    assert_eq!(resumed.into_http_response().status(), 200);
     let mut fresh = hub.subscribe(topic());
     assert_eq!(data(&mut fresh).await, "0");
     assert_eq!(data(&mut fresh).await, "1");

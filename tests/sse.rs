@@ -44,14 +44,14 @@ async fn a_stream_may_yield_events_or_pairs_or_results_of_either() {
 
 #[tokio::test]
 async fn the_response_is_an_event_stream_that_nobody_caches_transforms_or_buffers() {
-    let response = Sse::new(stream::pending::<Event>()).into_response();
+    let response = Sse::new(stream::pending::<Event>()).into_http_response();
     assert_eq!(response.status(), 200);
     let headers = response.headers();
     assert_eq!(headers["content-type"], "text/event-stream");
     assert_eq!(headers["cache-control"], "no-cache, no-transform");
     assert_eq!(headers["x-accel-buffering"], "no");
     assert_eq!(headers.len(), 3, "never `connection` or `content-length`");
-    let response = Sse::new(stream::pending::<Event>()).allow_accel_buffering().into_response();
+    let response = Sse::new(stream::pending::<Event>()).allow_accel_buffering().into_http_response();
     assert!(!response.headers().contains_key("x-accel-buffering"));
 }
 

@@ -12,7 +12,7 @@ pub enum EndReason {
     Lagged,
     /// It was told of a gap, and its [`GapPolicy`](crate::GapPolicy) is to end then.
     Gap,
-    /// The hub is gone.
+    /// The hub was closed, or is gone.
     Closed,
 }
 

@@ -24,6 +24,7 @@ pub(crate) enum PublishErrorKind {
     Lost,
     Busy,
     NoRuntime,
+    Closed,
 }
 
 impl PublishError {
@@ -43,6 +44,12 @@ impl PublishError {
     #[must_use]
     pub fn is_unknown(&self) -> bool {
         matches!(self.0, PublishErrorKind::Unknown(_) | PublishErrorKind::Lost)
+    }
+
+    /// The hub was closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.0, PublishErrorKind::Closed)
     }
 
     /// [`publish_now`](crate::Hub::publish_now) would have had to wait: use [`publish`](crate::Hub::publish).
@@ -79,6 +86,7 @@ impl fmt::Display for PublishError {
             PublishErrorKind::Busy => {
                 f.write_str("the store cannot take the event without waiting: publish it with `publish`")
             }
+            PublishErrorKind::Closed => f.write_str("the hub was closed"),
             PublishErrorKind::NoRuntime => f.write_str("publishing to this store needs a tokio runtime"),
         }
     }

@@ -31,7 +31,8 @@ use std::{
 /// Taken from the window at a time: enough to fill one frame.
 const BATCH: (usize, usize) = (64, FRAME_TARGET);
 
-/// Where a subscription begins whose client sent no id.
+/// Where a subscription begins whose client has no id of this log: it sent none, or one that is malformed or foreign, of
+/// which it is told first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum Start {
@@ -72,6 +73,7 @@ pub(crate) struct Follower {
     outcome: Resume,
     opened: bool,
     phase: Phase,
+    start: Start,
     on_gap: GapPolicy,
     filter: Option<Arc<Filter>>,
     /// Only if it may not lag as it likes.
@@ -106,6 +108,7 @@ impl Follower {
             outcome: Resume::Fresh,
             opened: false,
             phase: Phase::Ended(None),
+            start: Start::Now,
             on_gap: GapPolicy::Report,
             filter: None,
             meter: None,
@@ -116,14 +119,26 @@ impl Follower {
 
     /// Begins where a client that has no id is to begin.
     pub(crate) fn start(&mut self, start: Start) {
-        let from = match start {
-            _ if self.outcome != Resume::Fresh => return,
-            Start::Now => return self.follow_from(self.cursor),
+        self.start = start;
+        if self.outcome == Resume::Fresh {
+            self.begin(self.cursor);
+        }
+    }
+
+    /// Begins as `start` says, at the tip or with what is held.
+    fn begin(&mut self, tip: Cursor) {
+        let from = match self.start {
+            Start::Now => return self.follow_from(tip),
             Start::Earliest => ReadFrom::Earliest,
             Start::Last(n) => ReadFrom::Last(n),
         };
         self.opened = false;
         self.phase = Phase::Off(from);
+    }
+
+    /// Whether the client sent an id of this log, old as it may be.
+    fn has_id(&self) -> bool {
+        matches!(self.outcome, Resume::Resumed | Resume::Gap(GapReason::Evicted))
     }
 
     /// Begins with a snapshot if the client has no id.
@@ -154,7 +169,7 @@ impl Follower {
             let head = self.cursor;
             self.outcome = Resume::Gap(GapReason::Malformed);
             self.gap = Some((Gap { reason: GapReason::Malformed, after: None, through: head }, head));
-            self.follow_from(head);
+            self.begin(head);
         }
     }
 
@@ -166,7 +181,7 @@ impl Follower {
             // The store also judges cursors of another run, and knows which topics are finished.
             Standing::Off => Phase::Off(ReadFrom::After(cursor)),
             // A topic that is finished has no "now": its late reader gets what is held, then the end.
-            Standing::Finished if self.outcome == Resume::Fresh => Phase::Off(ReadFrom::Earliest),
+            Standing::Finished if !self.has_id() => Phase::Off(ReadFrom::Earliest),
             _ => Phase::Window,
         };
     }
@@ -397,7 +412,12 @@ impl Follower {
             ReadFrom::After(cursor) if page.foreign => {
                 let gap = Gap { reason: GapReason::Foreign, after: Some(cursor), through: page.through };
                 self.set_gap(gap, page.through);
-                self.follow_from(page.through);
+                if self.opened {
+                    // The log was replaced under a live subscription: what is held may be what it has seen.
+                    self.follow_from(page.through);
+                } else {
+                    self.begin(page.through);
+                }
                 return;
             }
             ReadFrom::After(cursor) if page.floor > cursor.position().max(self.told) => {
@@ -409,12 +429,15 @@ impl Follower {
                 self.set_gap(Gap { through, ..gap }, begin);
             }
             ReadFrom::After(_) => {}
-            ReadFrom::Earliest | ReadFrom::Last(_) => self.cursor = begin,
+            ReadFrom::Earliest | ReadFrom::Last(_) => match &mut self.gap {
+                Some((_, resumes_after)) => *resumes_after = begin,
+                None => self.cursor = begin,
+            },
         }
         self.shared.window.learn(&self.attached, &self.topics, &page);
-        let fresh = !self.opened && self.outcome == Resume::Fresh && matches!(from, ReadFrom::After(_));
+        let late = !self.opened && !self.has_id() && matches!(from, ReadFrom::After(_));
         self.opened = true;
-        if fresh && page.entries.is_empty() && page.finished.len() == self.topics.len() {
+        if late && page.entries.is_empty() && page.finished.len() == self.topics.len() {
             // As in `follow_from`, now that the store has told.
             self.phase = Phase::Off(ReadFrom::Earliest);
             return;

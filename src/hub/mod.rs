@@ -31,9 +31,10 @@ pub use self::{
 };
 use self::{error::PublishErrorKind, publish::Queue, settings::Settings, window::Window};
 use crate::{
-    Event, Topic, Topics,
+    Event, LastEventId, Topic, Topics,
     replay::{Cursor, ErasedStore, Record, Ring},
 };
+use http::request::Parts;
 use std::{fmt, sync::Arc, time::Duration};
 
 /// Publishes events to topics, and lets any number of subscriptions follow them without a gap or a repeat.
@@ -41,8 +42,8 @@ use std::{fmt, sync::Arc, time::Duration};
 /// A hub has one ordered log, and a subscription is a position in it. Resuming after a reconnect, catching up after
 /// being slow, and following live are the same read, so nothing is lost or repeated where one passes into the other.
 ///
-/// Cloning is cheap and gives the same hub. When the last clone is dropped, its streams end; a [`Handler`](crate::Handler)
-/// holds one.
+/// Cloning is cheap and gives the same hub. When the last clone is dropped, its streams end. A mounted
+/// [`Handler`](crate::Handler) holds one, so a server that shuts down calls [`close`](Self::close).
 ///
 /// ```
 /// use tidings::{Event, Hub, Topic};
@@ -94,7 +95,10 @@ enum Store {
 }
 
 impl Shared {
-    fn check_size(&self, record: &Record) -> Result<(), PublishError> {
+    fn check(&self, record: &Record) -> Result<(), PublishError> {
+        if self.window.is_closed() {
+            return Err(PublishErrorKind::Closed.into());
+        }
         let (size, limit) = (record.body().len(), self.max_event_bytes);
         if size > limit { Err(PublishErrorKind::TooLarge { size, limit }.into()) } else { Ok(()) }
     }
@@ -112,7 +116,7 @@ impl Hub {
         HubBuilder::new()
     }
 
-    /// Publishes one event and returns its id.
+    /// Publishes one event and returns its [`Cursor`], whose text form is the event's id.
     ///
     /// The event is stored when this returns, and on its way to all who follow the topic. Events are received in the
     /// order in which they were published. Over the [`Ring`] this never waits, and so never yields to other tasks.
@@ -186,12 +190,41 @@ impl Hub {
         self.publish_record(Record::finish(topic, last)).await
     }
 
-    async fn publish_record(&self, record: Record) -> Result<Cursor, PublishError> {
+    /// Publishes one record: an event with a key or labels.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`publish`](Self::publish).
+    pub async fn publish_record(&self, record: Record) -> Result<Cursor, PublishError> {
         let shared = &self.handle.shared;
         if matches!(shared.store, Store::Ring(_)) {
             return publish::now(shared, record);
         }
         publish::all(shared, vec![record]).await.pop().unwrap_or(Err(PublishErrorKind::Lost.into()))
+    }
+
+    /// Ends every stream once it has what was published, and publishes nothing more.
+    ///
+    /// Clients come back at the times that were drawn for them; one that comes back to this hub gets its reconnection time
+    /// and the end. Call it when the server shuts down, because a server waits for its open responses:
+    ///
+    /// ```no_run
+    /// # async fn example(listener: tokio::net::TcpListener, app: axum::Router, hub: tidings::Hub) -> std::io::Result<()> {
+    /// let shutdown = async move {
+    ///     let _ = tokio::signal::ctrl_c().await;
+    ///     hub.close();
+    /// };
+    /// axum::serve(listener, app).with_graceful_shutdown(shutdown).await
+    /// # }
+    /// ```
+    ///
+    /// A client that has stopped reading is not ended by this: its connection is for the server to cut.
+    pub fn close(&self) {
+        self.handle.shared.window.close();
     }
 
     /// Follows one topic ([`Topic`]) or several ([`Topics`]), from now on, or from where
@@ -212,8 +245,8 @@ impl Hub {
         }
     }
 
-    pub(crate) fn last_event_id_parameter(&self) -> &str {
-        &self.handle.shared.settings.names.last_event_id_parameter
+    pub(crate) fn last_event_id(&self, request: &Parts) -> LastEventId {
+        self.handle.shared.settings.names.last_event_id(request)
     }
 }
 

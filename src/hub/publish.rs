@@ -52,7 +52,7 @@ struct Job {
 
 /// Publishes without waiting, or says why that cannot be.
 pub(crate) fn now(shared: &Arc<Shared>, record: Record) -> Outcome {
-    shared.check_size(&record)?;
+    shared.check(&record)?;
     let store = match &shared.store {
         Store::Ring(ring) => return shared.window.publish(|show| push(ring, record, show)),
         Store::Other(store) => store,
@@ -78,7 +78,7 @@ pub(crate) fn now(shared: &Arc<Shared>, record: Record) -> Outcome {
 /// Publishes a batch; one outcome for each record, in order.
 pub(crate) async fn all(shared: &Arc<Shared>, records: Vec<Record>) -> Vec<Outcome> {
     // What is too large is told apart first, so that the others go on without it.
-    let checked = records.into_iter().map(|record| shared.check_size(&record).map(|()| record));
+    let checked = records.into_iter().map(|record| shared.check(&record).map(|()| record));
     if let Store::Ring(ring) = &shared.store {
         let checked: Vec<_> = checked.collect();
         return shared.window.publish(|show| checked.into_iter().map(|record| push(ring, record?, show)).collect());

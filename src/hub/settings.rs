@@ -2,8 +2,8 @@
 //! clients see.
 
 use super::{gap::GapPolicy, lag::LagBudget};
-use crate::{EventType, KeepAlive, last_event_id::LAST_EVENT_ID_PARAMETER};
-use http::HeaderName;
+use crate::{EventType, KeepAlive, LastEventId, last_event_id::LAST_EVENT_ID_PARAMETER};
+use http::{HeaderName, request::Parts};
 use std::{borrow::Cow, time::Duration};
 
 /// The names that a hub's clients see: part of the contract with them, so change them before you have clients.
@@ -27,8 +27,16 @@ pub struct Names {
     /// The type of the event that says why the server ends a stream, where that is asked for with
     /// [`announce_ends`](crate::HubBuilder::announce_ends). Its data is `{"reason":"finished"}`. Default: `tidings-end`.
     pub end_event: EventType,
-    /// The query parameter that carries the last event id where there is no header. Default: `lastEventId`.
+    /// The query parameter that carries the last event id where there is no header. It is what the hub's handler and
+    /// [`Subscription::resume_from`](crate::Subscription::resume_from) read; [`LastEventId`] as an extractor knows only the
+    /// default: `lastEventId`.
     pub last_event_id_parameter: Cow<'static, str>,
+}
+
+impl Names {
+    pub(crate) fn last_event_id(&self, request: &Parts) -> LastEventId {
+        LastEventId::from_request_with(&request.headers, &request.uri, &self.last_event_id_parameter)
+    }
 }
 
 impl Default for Names {

@@ -17,7 +17,7 @@ use crate::{
     response,
 };
 use futures_core::Stream;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode, request::Parts};
 use std::{
     fmt,
     future::poll_fn,
@@ -41,7 +41,7 @@ pub enum Message {
 
 /// A place in a hub's log, from where it is followed: made by [`Hub::subscribe`](crate::Hub::subscribe).
 ///
-/// It is a [`Stream`] of [`Message`]s, becomes an [`http::Response`] with [`into_response`](Self::into_response), and is
+/// It is a [`Stream`] of [`Message`]s, becomes an [`http::Response`] with [`into_http_response`](Self::into_http_response), and is
 /// `IntoResponse` in axum.
 ///
 /// ```
@@ -71,6 +71,10 @@ pub enum Message {
 /// # Cancel safety
 ///
 /// Nothing is lost when a pending `next()` is dropped. Dropping the subscription frees all it held.
+///
+/// # Panics
+///
+/// Its response panics when it is idle outside of a tokio runtime that has its timer enabled.
 #[must_use = "a subscription does nothing unless it is polled or served"]
 pub struct Subscription {
     follower: Follower,
@@ -94,7 +98,15 @@ impl Subscription {
         self
     }
 
-    /// Where to begin if the client sent no id. Default: [`Start::Now`].
+    /// Goes on after the last event id of a request, from its header or from the query parameter that the hub's
+    /// [`Names`](crate::Names) say.
+    pub fn resume_from(self, request: &Parts) -> Self {
+        let last = self.settings.names.last_event_id(request);
+        self.resume(last)
+    }
+
+    /// Where to begin if the client has no id of this log; in any order with [`resume`](Self::resume). Default:
+    /// [`Start::Now`].
     pub fn start(mut self, start: Start) -> Self {
         self.follower.start(start);
         self
@@ -182,7 +194,7 @@ impl Subscription {
 
     /// Waits until it is known how the subscription begins, so that the response can say it in its head.
     ///
-    /// Over the [`Ring`](crate::replay::Ring) this never waits, and [`into_response`](Self::into_response) does it by
+    /// Over the [`Ring`](crate::replay::Ring) this never waits, and [`into_http_response`](Self::into_http_response) does it by
     /// itself. Over another store it may read a page; the handler made by [`Hub::handler`](crate::Hub::handler) does this
     /// for every request.
     ///
@@ -205,10 +217,13 @@ impl Subscription {
 
     /// The response for hyper, or for anything that takes an [`http::Response`].
     ///
+    /// Over a store other than the [`Ring`](crate::replay::Ring), await [`opened`](Self::opened) first: otherwise the head
+    /// cannot say what only the store knows, the gap or that everything is finished.
+    ///
     /// 200 with an event stream; or 204, which stops an `EventSource` for good, if the client has everything there will
     /// ever be: its id is good, nothing follows it, and all its topics are finished.
     #[must_use]
-    pub fn into_response(mut self) -> Response<SubscriptionBody> {
+    pub fn into_http_response(mut self) -> Response<SubscriptionBody> {
         self.follower.open_now();
         let complete = self.follower.is_complete();
         let gap = self.follower.known_gap();

@@ -314,3 +314,7 @@ impl fmt::Debug for Window {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, tidings_loom))]
+#[path = "window_loom.rs"]
+mod loom_tests;

@@ -1,0 +1,142 @@
+//! Every interleaving of a publisher and followers around the window: no wake-up is lost, no entry skipped or repeated,
+//! also where a follower falls off the window and comes back to it.
+//!
+//! `RUSTFLAGS="--cfg tidings_loom" cargo test --release --lib loom`
+
+use super::*;
+use crate::{
+    Event, Topic,
+    replay::{Read, ReadFrom, Record, Ring},
+};
+use loom::{future::block_on, sync::Arc as LoomArc, thread};
+use std::{future::poll_fn, task::Poll};
+
+const T: Topic = Topic::from_static("t");
+
+struct Log {
+    window: Window,
+    ring: Ring,
+}
+
+impl Log {
+    fn new(window_events: usize) -> Self {
+        let ring = Ring::new();
+        let limits = Limits { events_per_topic: window_events, ..ring.limits() };
+        Self { window: Window::new(ring.head_now(), limits), ring }
+    }
+
+    /// As the hub does it over the ring: one critical section.
+    fn publish(&self) {
+        self.window.publish(|show| show(self.ring.push(Record::new(T, Event::new())).unwrap()));
+    }
+
+    /// The follow loop in short: `count` entries, from the window or else from the ring.
+    fn follow(&self, attached: &Attached, mut cursor: Cursor, count: usize) -> Vec<u64> {
+        let mut seen = Vec::new();
+        while seen.len() < count {
+            let mut taken = Vec::new();
+            let standing = block_on(poll_fn(|cx| {
+                match self.window.next(attached, &mut cursor, (1, usize::MAX), cx.waker(), &mut taken) {
+                    Standing::Level => Poll::Pending,
+                    other => Poll::Ready(other),
+                }
+            }));
+            match standing {
+                Standing::Behind => {}
+                Standing::Off => {
+                    let page = self.ring.read_now(&Read::new(T, ReadFrom::After(cursor)));
+                    assert_eq!((page.floor, page.foreign), (0, false));
+                    taken = page.entries;
+                }
+                other => panic!("{other:?}"),
+            }
+            for entry in taken {
+                cursor = entry.cursor();
+                seen.push(cursor.position());
+            }
+        }
+        seen
+    }
+}
+
+#[test]
+fn loom_a_follower_that_waits_is_woken_for_every_entry() {
+    loom::model(|| {
+        let log = LoomArc::new(Log::new(8));
+        let (attached, cursor) = log.window.attach(&T.into());
+        let publisher = {
+            let log = LoomArc::clone(&log);
+            thread::spawn(move || (0..2).for_each(|_| log.publish()))
+        };
+        assert_eq!(log.follow(&attached, cursor, 2), [1, 2]);
+        publisher.join().unwrap();
+        log.window.detach(&attached);
+    });
+}
+
+#[test]
+fn loom_a_follower_that_falls_off_the_window_comes_back_without_a_gap_or_a_repeat() {
+    loom::model(|| {
+        let log = LoomArc::new(Log::new(1));
+        let (attached, cursor) = log.window.attach(&T.into());
+        let publisher = {
+            let log = LoomArc::clone(&log);
+            thread::spawn(move || (0..3).for_each(|_| log.publish()))
+        };
+        assert_eq!(log.follow(&attached, cursor, 3), [1, 2, 3]);
+        publisher.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_two_publishers_give_one_order_to_all() {
+    loom::model(|| {
+        let log = LoomArc::new(Log::new(1));
+        let (attached, cursor) = log.window.attach(&T.into());
+        let publishers: Vec<_> = (0..2)
+            .map(|_| {
+                let log = LoomArc::clone(&log);
+                thread::spawn(move || log.publish())
+            })
+            .collect();
+        assert_eq!(log.follow(&attached, cursor, 2), [1, 2]);
+        publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
+    });
+}
+
+#[test]
+fn loom_who_attaches_while_others_publish_misses_nothing_after_its_place() {
+    loom::model(|| {
+        let log = LoomArc::new(Log::new(1));
+        let publisher = {
+            let log = LoomArc::clone(&log);
+            thread::spawn(move || (0..2).for_each(|_| log.publish()))
+        };
+        let (attached, cursor) = log.window.attach(&T.into());
+        let missing = 2 - usize::try_from(cursor.position()).unwrap();
+        let expected: Vec<u64> = (cursor.position() + 1..=2).collect();
+        assert_eq!(log.follow(&attached, cursor, missing), expected);
+        publisher.join().unwrap();
+        log.window.detach(&attached);
+    });
+}
+
+#[test]
+fn loom_closing_wakes_those_who_wait() {
+    loom::model(|| {
+        let log = LoomArc::new(Log::new(1));
+        let (attached, mut cursor) = log.window.attach(&T.into());
+        let closer = {
+            let log = LoomArc::clone(&log);
+            thread::spawn(move || log.window.close())
+        };
+        let standing = block_on(poll_fn(|cx| {
+            match log.window.next(&attached, &mut cursor, (1, 1), cx.waker(), &mut Vec::new()) {
+                Standing::Level => Poll::Pending,
+                other => Poll::Ready(other),
+            }
+        }));
+        assert_eq!(standing, Standing::Closed);
+        closer.join().unwrap();
+    });
+}
