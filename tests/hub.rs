@@ -138,6 +138,68 @@ async fn topics_whose_events_are_gone_cost_nothing() {
     assert_eq!(seen(&mut hub.subscribe(topic("now")).resume(ids[0])).await, data(2..3, Seen::Pending));
 }
 
+#[tokio::test(start_paused = true)]
+async fn that_a_topic_is_finished_is_remembered_for_an_hour() {
+    let (hub, t) = (Hub::new(), topic("t"));
+    let last = hub.finish(&t, Some(text(0))).await.unwrap();
+    tokio::time::advance(Duration::from_secs(3599)).await;
+    assert_eq!(hub.subscribe(&t).resume(last).into_http_response().status(), 204, "its event is long gone");
+    assert!(hub.publish(&t, text(1)).await.unwrap_err().is_finished());
+    tokio::time::advance(Duration::from_secs(2)).await;
+    publish(&hub, &t, 1..2).await;
+    assert!(format!("{hub:?}").contains("topics: 1,"), "{hub:?}");
+    assert_eq!(seen(&mut hub.subscribe(&t).resume(last)).await, data(1..2, Seen::Pending));
+}
+
+#[tokio::test]
+async fn a_forgotten_topic_begins_anew_and_who_was_behind_is_told() {
+    let (hub, t) = (Hub::new(), topic("t"));
+    let (mut level, mut behind) = (hub.subscribe(&t), hub.subscribe(&t));
+    let ids = publish(&hub, &t, 0..3).await;
+    assert_eq!(seen(&mut level).await, data(0..3, Seen::Pending));
+    hub.forget(&t).await.unwrap();
+    hub.forget(topic("never seen")).await.unwrap();
+    publish(&hub, &t, 3..4).await;
+    assert_eq!(seen(&mut level).await, data(3..4, Seen::Pending));
+    let expected = || [Seen::Gap(GapReason::Evicted), Seen::Data("3".into()), Seen::Pending];
+    assert_eq!(seen(&mut behind).await, expected());
+    assert_eq!(seen(&mut hub.subscribe(&t).resume(ids[1])).await, expected());
+
+    let done = topic("done");
+    hub.finish(&done, None).await.unwrap();
+    hub.forget(&done).await.unwrap();
+    publish(&hub, &done, 4..5).await;
+}
+
+#[tokio::test]
+async fn who_has_no_id_of_this_log_begins_as_a_fresh_client_does_after_it_was_told() {
+    let (hub, t) = (Hub::builder().page(2, 1 << 20).build(), topic("t"));
+    publish(&hub, &t, 0..4).await;
+    for (id, reason) in [("nonsense", GapReason::Malformed), ("1.0.z", GapReason::Foreign)] {
+        let told = |numbers| [Seen::Gap(reason)].into_iter().chain(data(numbers, Seen::Pending)).collect::<Vec<_>>();
+        assert_eq!(seen(&mut hub.subscribe(&t).resume(id)).await, told(0..0));
+        assert_eq!(seen(&mut hub.subscribe(&t).start(Start::Earliest).resume(id)).await, told(0..4));
+        assert_eq!(seen(&mut hub.subscribe(&t).start(Start::Last(1)).resume(id)).await, told(3..4));
+    }
+    hub.finish(&t, Some(text(4))).await.unwrap();
+    let mut expected = vec![Seen::Gap(GapReason::Foreign)];
+    expected.extend(data(0..5, Seen::End));
+    assert_eq!(seen(&mut hub.subscribe(&t).resume("1.0.z")).await, expected, "a finished topic has no now");
+}
+
+#[tokio::test]
+async fn a_closed_hub_ends_its_streams_and_publishes_nothing_more() {
+    let (hub, t) = (Hub::new(), topic("t"));
+    let mut subscription = hub.subscribe(&t);
+    publish(&hub, &t, 0..2).await;
+    let clone = hub.clone();
+    hub.close();
+    assert_eq!(seen(&mut subscription).await, data(0..2, Seen::End));
+    assert_eq!(subscription.end_reason(), Some(tidings::EndReason::Closed));
+    assert!(clone.publish(&t, text(2)).await.unwrap_err().is_closed());
+    assert_eq!(seen(&mut clone.subscribe(&t)).await, [Seen::End]);
+}
+
 #[tokio::test]
 async fn a_subscription_that_falls_off_the_ring_is_told_once() {
     let hub = Hub::builder().window_events(2).ring(Ring::new().events_per_topic(5)).build();

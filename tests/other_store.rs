@@ -192,12 +192,12 @@ async fn a_runtime_that_ends_in_the_middle_leaves_a_hub_that_works() {
 async fn finished_topics_are_known_from_the_store_after_a_restart() {
     let (store, _) = FaultyStore::new();
     let store = std::sync::Arc::new(store);
-    let hub = Hub::builder().open(Shared(store.clone())).await.unwrap();
+    let hub = Hub::builder().open(store.clone()).await.unwrap();
     let first = hub.publish(topic(), text(0)).await.unwrap();
     let last = hub.finish(topic(), Some(text(1))).await.unwrap();
     drop(hub);
 
-    let hub = Hub::builder().open(Shared(store)).await.unwrap();
+    let hub = Hub::builder().open(store).await.unwrap();
     let resumed = hub.subscribe(topic()).resume(last).opened().await.unwrap();
     assert_eq!(resumed.into_http_response().status(), 204);
     let resumed = hub.subscribe(topic()).resume(first).opened().await.unwrap();
@@ -206,27 +206,6 @@ async fn finished_topics_are_known_from_the_store_after_a_restart() {
     assert_eq!(data(&mut fresh).await, "0");
     assert_eq!(data(&mut fresh).await, "1");
     assert!(fresh.next().await.is_none());
-}
-
-/// A store that outlives its hub.
-struct Shared(std::sync::Arc<FaultyStore>);
-
-impl tidings::replay::ReplayStore for Shared {
-    async fn head(&self) -> Result<tidings::replay::Cursor, tidings::replay::ReadError> {
-        self.0.head().await
-    }
-    async fn append(
-        &self,
-        records: std::sync::Arc<[tidings::replay::Record]>,
-    ) -> Result<Vec<Result<tidings::replay::Cursor, tidings::replay::Refused>>, tidings::replay::AppendError> {
-        self.0.append(records).await
-    }
-    async fn read(&self, read: tidings::replay::Read) -> Result<tidings::replay::Page, tidings::replay::ReadError> {
-        self.0.read(read).await
-    }
-    async fn forget(&self, topic: Topic) -> Result<(), tidings::replay::ReadError> {
-        self.0.forget(topic).await
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -38,6 +38,7 @@ impl HubBuilder {
                 bytes_per_topic: 4 * 1024 * 1024,
                 total_bytes: 256 * 1024 * 1024,
                 age: None,
+                finished: None,
             },
             settings: Settings::default(),
             // Far above any event that should be pushed, far below what would hurt a client that gets it.

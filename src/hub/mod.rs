@@ -32,7 +32,7 @@ pub use self::{
 use self::{error::PublishErrorKind, publish::Queue, settings::Settings, window::Window};
 use crate::{
     Event, LastEventId, Topic, Topics,
-    replay::{Cursor, ErasedStore, Record, Ring},
+    replay::{Cursor, ErasedStore, ReadError, Record, Ring},
 };
 use http::request::Parts;
 use std::{fmt, sync::Arc, time::Duration};
@@ -89,6 +89,7 @@ struct Shared {
 
 /// The ring stands beside the others so that the usual case has no boxed future, and so that appending to it and showing
 /// can be one critical section.
+#[expect(clippy::large_enum_variant, reason = "there is one for each hub")]
 enum Store {
     Ring(Ring),
     Other(Arc<dyn ErasedStore>),
@@ -177,7 +178,8 @@ impl Hub {
     ///
     /// Those who follow it get what is left, and their streams end; a stream of several topics ends when all have
     /// finished. Nothing can be published to a finished topic. A client that comes later gets what is held, and then the
-    /// end; an `EventSource` that comes back with everything is answered 204, which stops it for good.
+    /// end; an `EventSource` that comes back with everything is answered 204, which stops it for good. The [`Ring`]
+    /// remembers this for [an hour](Ring::keep_finished).
     ///
     /// # Errors
     ///
@@ -205,6 +207,30 @@ impl Hub {
             return publish::now(shared, record);
         }
         publish::all(shared, vec![record]).await.pop().unwrap_or(Err(PublishErrorKind::Lost.into()))
+    }
+
+    /// Forgets a topic: its events, and that it was finished. It can be published to again.
+    ///
+    /// Who follows it and has everything goes on with what comes next; who is behind, and who comes back, is told of a
+    /// gap.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be reached; over the [`Ring`] never.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future may leave the topic forgotten or not.
+    pub async fn forget(&self, topic: impl Into<Topic>) -> Result<(), ReadError> {
+        let (shared, topic) = (&self.handle.shared, topic.into());
+        match &shared.store {
+            Store::Ring(ring) => shared.window.forget(&topic, || ring.forget_now(&topic)),
+            Store::Other(store) => {
+                Arc::clone(store).forget(topic.clone()).await?;
+                shared.window.forget(&topic, || ());
+            }
+        }
+        Ok(())
     }
 
     /// Ends every stream once it has what was published, and publishes nothing more.

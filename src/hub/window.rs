@@ -7,7 +7,7 @@
 //! it is at or past the floor of every topic it follows.
 
 use crate::{
-    Topics,
+    Topic, Topics,
     replay::{Cursor, Entry, Limits, Page, Shelf},
     sync::Mutex,
 };
@@ -213,6 +213,13 @@ impl Window {
         drop(state);
         self.wake(wakers);
         result
+    }
+
+    /// Removes what there is of a topic. Who follows it and has everything goes on; others are sent to the store.
+    pub(crate) fn forget(&self, topic: &Topic, forget_behind: impl FnOnce()) {
+        let mut state = self.state.lock();
+        forget_behind();
+        state.shelf.forget(topic);
     }
 
     /// Starts anew at `head`: the log was replaced or rewound. Every subscription is sent to the store.

@@ -13,7 +13,11 @@ use tokio::time::Instant;
 /// new log: ids of an earlier process are foreign to it, and their clients are told of a gap.
 ///
 /// The defaults, for each topic: 10,000 events, which is what a busy topic has in a bad reconnect; 4 MiB; 5 minutes, after
-/// which a client had better load the page anew. Over all topics: 256 MiB.
+/// which a client had better load the page anew. Over all topics: 256 MiB. That a topic is finished is remembered for an
+/// hour.
+///
+/// Topics of which nothing is held cost nothing; they share one floor. So a client that was away for longer than events
+/// are kept is told of a gap, even if nothing of its own topics was lost.
 ///
 /// ```
 /// use std::time::Duration;
@@ -43,6 +47,7 @@ impl Ring {
             bytes_per_topic: 4 * 1024 * 1024,
             total_bytes: 256 * 1024 * 1024,
             age: Some(Duration::from_secs(5 * 60)),
+            finished: Some(Duration::from_secs(60 * 60)),
         };
         Self { state: Mutex::new(State { run: Run::new_log(), position: 0, shelf: Shelf::new(limits, 0) }) }
     }
@@ -63,6 +68,13 @@ impl Ring {
     #[must_use]
     pub fn max_age(self, age: Duration) -> Self {
         self.limit(|limits| limits.age = Some(age))
+    }
+
+    /// Sets for how long it is remembered that a topic is finished, which takes about half a kilobyte for each: at least for
+    /// as long as its events are kept. After that the topic is as if it had never been. Default: 1 hour.
+    #[must_use]
+    pub fn keep_finished(self, time: Duration) -> Self {
+        self.limit(|limits| limits.finished = Some(time))
     }
 
     /// Sets how many bytes are kept over all topics, the bookkeeping included. Default: 256 MiB.
@@ -94,6 +106,10 @@ impl Ring {
         self.state.lock().push(record)
     }
 
+    pub(crate) fn forget_now(&self, topic: &Topic) {
+        self.state.lock().shelf.forget(topic);
+    }
+
     pub(crate) fn read_now(&self, read: &Read) -> Page {
         self.state.lock().read(read)
     }
@@ -105,6 +121,8 @@ impl State {
     }
 
     fn push(&mut self, record: Record) -> Result<Arc<Entry>, Refused> {
+        let now = Instant::now();
+        self.shelf.expire(now);
         if self.shelf.row(record.topic()).is_some_and(|row| self.shelf.finished(row).is_some()) {
             return Err(Refused::Finished);
         }
@@ -113,9 +131,7 @@ impl State {
             return Err(Refused::TooLarge);
         }
         let entry = Arc::new(entry);
-        let now = Instant::now();
         self.position += 1;
-        self.shelf.expire(now);
         self.shelf.push(Arc::clone(&entry), now);
         Ok(entry)
     }
@@ -178,7 +194,7 @@ impl ReplayStore for Ring {
     }
 
     async fn forget(&self, topic: Topic) -> Result<(), ReadError> {
-        self.state.lock().shelf.forget(&topic);
+        self.forget_now(&topic);
         Ok(())
     }
 

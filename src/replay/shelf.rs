@@ -21,6 +21,8 @@ pub(crate) struct Limits {
     pub(crate) bytes_per_topic: usize,
     pub(crate) total_bytes: usize,
     pub(crate) age: Option<Duration>,
+    /// For how long a finished topic is remembered; `None` if there is someone else to ask once its entries are gone.
+    pub(crate) finished: Option<Duration>,
 }
 
 impl Limits {
@@ -31,6 +33,7 @@ impl Limits {
             bytes_per_topic: self.bytes_per_topic.min(other.bytes_per_topic),
             total_bytes: self.total_bytes.min(other.total_bytes),
             age: self.age.into_iter().chain(other.age).min(),
+            finished: self.finished,
         }
     }
 }
@@ -42,6 +45,8 @@ pub(crate) struct Shelf {
     /// Every entry in the order it came, for the bounds over all topics. What a topic's own bounds removed is still
     /// named here until it is passed over.
     order: VecDeque<Placed>,
+    /// Every end that is remembered, in the order they came.
+    ends: VecDeque<Placed>,
     entries: usize,
     bytes: usize,
     /// The floor of every topic that has no row.
@@ -84,7 +89,16 @@ impl Row {
 
 impl Shelf {
     pub(crate) fn new(limits: Limits, base: u64) -> Self {
-        Self { limits, index: HashMap::new(), rows: Slab::new(), order: VecDeque::new(), entries: 0, bytes: 0, base }
+        Self {
+            limits,
+            index: HashMap::new(),
+            rows: Slab::new(),
+            order: VecDeque::new(),
+            ends: VecDeque::new(),
+            entries: 0,
+            bytes: 0,
+            base,
+        }
     }
 
     /// The row of a topic, if it has one.
@@ -127,7 +141,8 @@ impl Shelf {
     /// the price of a gap without need for a client that comes back after longer than anything is held.
     fn drop_if_void(&mut self, row: usize) {
         let it = &self.rows[row];
-        if it.pins == 0 && it.entries.is_empty() && it.finished.is_none() {
+        let remembered = it.finished.is_some() && self.limits.finished.is_some();
+        if it.pins == 0 && it.entries.is_empty() && !remembered {
             let it = self.rows.remove(row);
             self.base = self.base.max(it.floor);
             self.index.remove(&it.topic);
@@ -140,6 +155,9 @@ impl Shelf {
         let position = entry.position();
         if entry.record().kind() == Kind::Finish {
             self.rows[row].finished = Some(position);
+            if self.limits.finished.is_some() {
+                self.ends.push_back(Placed { position, row, at: now });
+            }
         }
         let cost = entry.cost();
         let it = &mut self.rows[row];
@@ -172,9 +190,25 @@ impl Shelf {
 
     /// Removes what is too old.
     pub(crate) fn expire(&mut self, now: Instant) {
-        let Some(age) = self.limits.age else { return };
-        while self.order.front().is_some_and(|oldest| now.duration_since(oldest.at) >= age) {
-            self.evict_oldest();
+        let is_old = |oldest: &Placed, age| now.duration_since(oldest.at) >= age;
+        if let Some(age) = self.limits.age {
+            while self.order.front().is_some_and(|oldest| is_old(oldest, age)) {
+                self.evict_oldest();
+            }
+        }
+        // An end is remembered for no less time than the entries before it.
+        if let Some(age) = self.limits.finished.max(self.limits.age) {
+            while self.ends.front().is_some_and(|oldest| is_old(oldest, age)) {
+                self.forget_oldest_end();
+            }
+        }
+    }
+
+    fn forget_oldest_end(&mut self) {
+        let Some(Placed { position, row, .. }) = self.ends.pop_front() else { return };
+        if let Some(it) = self.rows.get_mut(row).filter(|it| it.finished == Some(position)) {
+            it.finished = None;
+            self.drop_if_void(row);
         }
     }
 
@@ -205,18 +239,21 @@ impl Shelf {
         }
     }
 
-    /// Removes a topic. From then on it shares one floor with all that were ever removed.
+    /// Removes what there is of a topic.
     pub(crate) fn forget(&mut self, topic: &Topic) {
-        let Some(row) = self.index.remove(topic) else { return };
-        let it = self.rows.remove(row);
-        self.bytes -= it.bytes;
-        self.entries -= it.entries.len();
-        self.base = self.base.max(it.floor).max(it.newest());
+        let Some(row) = self.row(topic) else { return };
+        while !self.rows[row].entries.is_empty() {
+            self.evict(row);
+        }
+        let it = &mut self.rows[row];
+        (it.finished, it.known) = (None, false);
+        self.drop_if_void(row);
     }
 
     /// Removes everything: the log continues from `base`. Pinned rows stay in place, empty.
     pub(crate) fn clear(&mut self, base: u64) {
         self.order.clear();
+        self.ends.clear();
         (self.entries, self.bytes, self.base) = (0, 0, base);
         for (_, it) in &mut self.rows {
             it.entries.clear();
