@@ -19,39 +19,54 @@ use std::{pin::Pin, sync::Arc};
 /// `examples/custom_store.rs` is a store over `SQLite` that keeps them.
 ///
 /// **Order.** The store *must* give every record a position higher than any it gave before in this run, over all topics
-/// together, in the order of the batch. Positions *may* skip numbers. Once a position has been readable, nothing lower
-/// *must* ever become readable: a number that is given before a transaction commits (a plain SQL sequence) breaks this,
-/// because a later number can commit first.
+/// together, in the order of the batch, and with no record of another batch between. Positions *may* skip numbers; they
+/// *must not* be given again because what had them was removed. Once a position has been readable, nothing lower *must*
+/// ever become readable: a number that is given before a transaction commits (a plain SQL sequence) breaks this, because
+/// a later number can commit first.
 ///
 /// **Runs.** The store *must* draw an epoch ([`Run::new_log`](super::Run::new_log)) when it creates a log and keep it
 /// with the log. Each time the log is opened, and whenever it may have lost what it had, the store *must* begin a new run
-/// and keep the position at which it began. A cursor of an older run is good up to the lowest position at which a later
-/// run began, and foreign past it.
+/// and keep the position at which it began. Its number *must* be one that no run of the log ever had. A log that can be
+/// restored from an older copy does not know them all, and had better take the number from the clock. A cursor of an older
+/// run is good up to the lowest position at which a later run began, and foreign past it. Every cursor that the store
+/// returns *must* be of its present run, also that of a record of an older one.
 ///
 /// **Append.** Either a record is stored and its cursor returned, or it is [`Refused`] and leaves no trace; one outcome
 /// for each record, in order. A refused record *must not* fail the others of its batch. A record for a finished topic
-/// *must* be refused with [`Refused::Finished`]; that the topic is finished is state of the log, kept as long as the
-/// topic, even if all its records are gone. The hub sends one batch at a time and never drops the future of an append
-/// before it is done. If the store cannot know whether it has the batch, it *must* answer [`AppendError::unknown`]: the
-/// hub then reads what follows its last position before it appends again.
+/// *must* be refused with [`Refused::Finished`], also when the end is earlier in the same batch; that the topic is
+/// finished is state of the log, kept as long as the topic, even if all its records are gone. The hub sends one batch at
+/// a time and never drops the future of an append before it is done. If the store cannot know whether it has the batch,
+/// it *must* answer [`AppendError::unknown`]: the hub then reads what follows its last position before it appends again.
 ///
 /// **Read.** A page *must* come from one consistent view of the log. It *must* have every record of the asked topics
-/// that is held between where the read began and `through`, and none of any other topic, whatever the cursor says.
-/// `floor` *must* be at least the highest position of an asked topic that was removed, by eviction or by
+/// that is held between where the read began and `through`, and none of any other topic, whatever the cursor says. It
+/// *must not* end before the last record unless it has reached `max_events` or `max_bytes`, which counts bodies (a store
+/// *may* count what it adds to them, up to the size of [`Entry::frame`](super::Entry::frame)). A page that has everything
+/// *must* have the newest position as `through`, even if it is empty; one that a bound has ended, its last record, or a
+/// place between that and the next. `finished` *must* have each asked topic once that ended at or before `through`, even
+/// if its end is no longer held. Of a foreign page nothing but `through` means anything. Reads run at the same time as
+/// each other and as appends, and their futures *may* be dropped.
+///
+/// **Floors.** `floor` *must* be at least the highest position of an asked topic that was removed, by eviction or by
 /// [`forget`](Self::forget), and *may* be higher: a store may keep one floor for many topics, at the price of clients
-/// that refresh without need. It *must* stay 0 while nothing was removed. Reads run at the same time as each other and
-/// as appends, and their futures *may* be dropped.
+/// that refresh without need. It *must* stay 0 while nothing was removed, and *must not* be past the newest position.
 ///
-/// **Eviction.** The store decides what it keeps, oldest first within a topic. It *must* raise the floor no later than
-/// the record becomes unreadable.
+/// **Eviction.** The store decides what it keeps, oldest first within a topic: what is held of a topic is its newest
+/// records. It *must* raise the floor no later than the record becomes unreadable, and what was removed *must not* come
+/// back.
 ///
-/// **Records.** Topic, kind, body, time, key and labels *must* be returned as they were given. Encode
-/// [`Topic::as_key`] and [`Record::body`] as they are; rebuild with [`Record::from_stored`].
+/// **Several tasks.** All methods can run at the same time as each other and as themselves. The hub appends one batch at a
+/// time, but the rules do not depend on it.
+///
+/// **Records.** Topic, kind, body, time, key and labels *must* be returned as they were given, the time to within a
+/// millisecond. Encode [`Topic::as_key`] and [`Record::body`] as they are; rebuild with [`Record::from_stored`]. An end
+/// is a record like others, with or without a body.
 ///
 /// Methods take owned arguments, so that an implementation can move them to a thread where it may block
 /// (`tokio::task::spawn_blocking`).
 pub trait ReplayStore: Send + Sync + 'static {
-    /// The present run and the newest position, 0 in a new log.
+    /// The present run and the newest position: no lower than any that was given, lower than all that will be, and 0 in a
+    /// new log.
     ///
     /// # Errors
     ///
@@ -75,7 +90,8 @@ pub trait ReplayStore: Send + Sync + 'static {
     /// When the log cannot be reached. A cursor that means nothing here is not an error.
     fn read(&self, read: Read) -> impl Future<Output = Result<Page, ReadError>> + Send;
 
-    /// Removes a topic with all its records, and that it was finished. Forgetting an unknown topic does nothing.
+    /// Removes a topic with all its records, and that it was finished, in one step: a page has the topic as it was before,
+    /// or nothing of it. It can be appended to again. Forgetting an unknown topic does nothing.
     ///
     /// # Errors
     ///
@@ -91,6 +107,29 @@ pub trait ReplayStore: Send + Sync + 'static {
     }
 }
 
+/// A store that is shared, so that something else can look after it.
+impl<S: ReplayStore> ReplayStore for Arc<S> {
+    fn head(&self) -> impl Future<Output = Result<Cursor, ReadError>> + Send {
+        (**self).head()
+    }
+
+    fn append(&self, records: Arc<[Record]>) -> impl Future<Output = Outcomes> + Send {
+        (**self).append(records)
+    }
+
+    fn read(&self, read: Read) -> impl Future<Output = Result<Page, ReadError>> + Send {
+        (**self).read(read)
+    }
+
+    fn forget(&self, topic: Topic) -> impl Future<Output = Result<(), ReadError>> + Send {
+        (**self).forget(topic)
+    }
+
+    fn try_append(&self, records: &Arc<[Record]>) -> Option<Outcomes> {
+        (**self).try_append(records)
+    }
+}
+
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub(crate) type Outcomes = Result<Vec<Result<Cursor, Refused>>, AppendError>;
 
@@ -98,6 +137,7 @@ pub(crate) type Outcomes = Result<Vec<Result<Cursor, Refused>>, AppendError>;
 pub(crate) trait ErasedStore: Send + Sync {
     fn append(self: Arc<Self>, records: Arc<[Record]>) -> BoxFuture<Outcomes>;
     fn read(self: Arc<Self>, read: Read) -> BoxFuture<Result<Page, ReadError>>;
+    fn forget(self: Arc<Self>, topic: Topic) -> BoxFuture<Result<(), ReadError>>;
     fn try_append(&self, records: &Arc<[Record]>) -> Option<Outcomes>;
 }
 
@@ -108,6 +148,10 @@ impl<S: ReplayStore> ErasedStore for S {
 
     fn read(self: Arc<Self>, read: Read) -> BoxFuture<Result<Page, ReadError>> {
         Box::pin(async move { ReplayStore::read(&*self, read).await })
+    }
+
+    fn forget(self: Arc<Self>, topic: Topic) -> BoxFuture<Result<(), ReadError>> {
+        Box::pin(async move { ReplayStore::forget(&*self, topic).await })
     }
 
     fn try_append(&self, records: &Arc<[Record]>) -> Option<Outcomes> {

@@ -10,7 +10,7 @@
 //! # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(async {
 //! let hub = Hub::new();
 //! let topic = Topic::new("prices").unwrap();
-//! let response = hub.subscribe(&topic).into_response();
+//! let response = hub.subscribe(&topic).into_http_response();
 //! hub.publish(&topic, Event::new().data("42")).await.unwrap();
 //!
 //! let mut client = EventReader::new(response.into_body());

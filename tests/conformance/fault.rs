@@ -16,22 +16,23 @@ macro_rules! faults {
 }
 
 faults! {
-    Answers: AppendFails, ReadFails, ForgetFails, RefusesForNoReason;
+    Answers: AppendFails, ReadFails, ForgetFails, RefusesForNoReason, RefusesWhileAnotherAppends;
     InTime: AppendNeverEnds, ReadNeverEnds;
     NewLog: NewLogStartsAtOne, NewLogHasARecord;
     NewEpoch: EpochIsFixed;
     Outcomes: NoOutcomeForRefused, EmptyBatchFails;
     PresentRun: AppendsInAnotherRun, ReadsInAnotherRun, KeepsTheRunOfARecord;
-    PositionsRise: NumbersStartAnewAfterForget, NumbersOfEachTopic, NumbersOfABatchFall, OneNumberForABatch;
+    PositionsRise: NumbersStartAnewAfterForget, NumbersOfEachTopic, NumbersOfABatchFall, OneNumberForABatch,
+        NumbersAreTakenTwice, CursorsAreAskedAfterwards;
     BatchTogether: BatchesMix;
-    Head: HeadIsBehind, HeadIsAhead, HeadIsTheNewestHeld;
+    Head: HeadIsBehind, HeadIsAhead, HeadIsTheNewestHeld, HeadIsTheLastNumberGiven;
     RefusedAlone: RefusedFailsTheBatch, RefusedEndsTheBatch;
     NoTrace: RefusedIsStored;
-    Acknowledged: OutcomesAreSwapped;
+    Acknowledged: OutcomesAreSwapped, BatchesShareABuffer;
     Record: LabelsAreDropped, LabelsAreSorted, KeyIsDropped, EmptyKeyIsNone, BodyIsAltered, KindIsDropped, TimeInSeconds;
     TryAppend: TriesStoresAndDeclines, TriesAndDoesNotStore;
     OnlyAsked: ReadsAllTopics, ReadsTopicsByPrefix, ReadsTopicsByName, TopicsFoldCase;
-    Ordered: PageIsByTopic, PageHasOneTwice;
+    Ordered: PageIsByTopic, PageHasOneTwice, WhatWasReadIsReadAgain;
     After: AfterIsInclusive, AfterSkipsOne;
     Earliest: EarliestSkipsOne;
     Last: LastIsOneMore, LastIsOneLess, LastOfEachTopic;
@@ -39,14 +40,15 @@ faults! {
     MaxEvents: MaxEventsIsIgnored;
     MaxBytes: MaxBytesIsIgnored, MaxBytesIsOneLate;
     NotCutShort: PageIsEmptyUnderMaxBytes, PageIsShort;
-    ThroughForward: ThroughIsStuck, ThroughIsTheFirst;
+    ThroughForward: ThroughIsStuck, ThroughIsTheFirst, AnOldCopyIsRead;
     ThroughCut: ThroughIsAlwaysNewest;
-    ThroughNewest: ThroughIsTheLastRecord, ThroughIsAhead;
+    ThroughNewest: ThroughIsTheLastRecord, ThroughIsAhead, ThroughOfAFullPageIsAhead;
     Foreign: OtherEpochIsGood, OtherRunIsGood, AheadIsGood;
-    NotForeign: StartIsForeign, NewestIsForeign, RemovedIsForeign;
+    NotForeign: StartIsForeign, NewestIsForeign, RemovedIsForeign, LastOfNothingIsForeign, AnOldCopyJudgesCursors;
     ForeignPage: ForeignPageHasRecords, ForeignPageGoesToTheStart;
     DroppedRead: DroppedReadHoldsTheLock;
-    FinishRefuses: FinishedAccepts, FinishedAcceptsInItsBatch, FinishedIsAskedBefore, FinishedIsRefusedOtherwise;
+    FinishRefuses: FinishedAccepts, FinishedAcceptsInItsBatch, EndsAreStoredByOldKnowledge,
+        EventsAreStoredByOldKnowledge, FinishedIsRefusedOtherwise;
     FinishListed: FinishedIsListedEarly, FinishedIsListedOnce, FinishedIsListedTwice, AllFinishedAreListed,
         RefusedEndMovesTheEnd;
     FinishKept: FinishedIsEvicted, FinishedIsNotListedOnceEvicted;
@@ -56,10 +58,10 @@ faults! {
     FloorInside: FloorIsPastTheNewest;
     Evicts: NothingIsEvicted;
     EvictsOldest: TheSecondNewestIsEvicted, EvictedComesBack;
-    ForgetRemoves: ForgetLeavesRecords, ForgetLeavesTheEnd, ForgetDoesNothing;
-    ForgetOnly: ForgetRemovesAll, ForgetRemovesAllEnds;
+    ForgetRemoves: ForgetLeavesRecords, ForgetLeavesTheEnd, ForgetDoesNothing, ForgetIsTriedTwice;
+    ForgetOnly: ForgetRemovesAll, ForgetRemovesAllEnds, ForgetHidesTheOthers;
     NothingLower: NumberIsGivenBeforeTheCommit;
-    OneView: FloorIsOfAnEarlierView, ThroughIsOfALaterView, ForgetGoesOneByOne;
+    OneView: FloorIsOfAnEarlierView, ThroughIsOfALaterView, ForgetGoesOneByOne, ForgetRaisesTheFloorLater;
     SameEpoch: EpochIsDrawnAtOpen;
     NewRun: OpeningBeginsNoRun, RunNumberIsUsedAgain;
     ReopenKeeps: NewestIsLostAtOpen;

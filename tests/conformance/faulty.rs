@@ -2,6 +2,7 @@
 
 use crate::{
     fault::Fault::{self, *},
+    mix::{Mix, yield_some},
     model::{Disk, Log, Model, Outcomes},
     spoil,
 };
@@ -22,11 +23,9 @@ use tokio::{sync::Semaphore, task::yield_now};
 pub(crate) struct Faulty {
     pub(crate) model: Model,
     pub(crate) fault: Fault,
-    /// The highest number that was given, where that is not the newest position.
-    given: AtomicU64,
+    pub(crate) mix: Mix,
     reads: AtomicU64,
     readers: Semaphore,
-    /// What was evicted.
     evicted: Mutex<BTreeMap<u64, Record>>,
 }
 
@@ -40,12 +39,11 @@ impl Faulty {
         let mut model = Model::open(disk, keep);
         let run = after_open(&mut model.log(), fault, is_new);
         model.run = run;
-        let given = AtomicU64::new(model.log().newest);
-        let (reads, readers, evicted) = (AtomicU64::new(0), Semaphore::new(1), Mutex::default());
-        Self { model, fault, given, reads, readers, evicted }
+        let mix = Mix::new(&model.log());
+        Self { model, fault, mix, reads: AtomicU64::new(0), readers: Semaphore::new(1), evicted: Mutex::default() }
     }
 
-    fn append_all(&self, log: &mut Log, records: &[Record]) -> Outcomes {
+    pub(crate) fn append_all(&self, log: &mut Log, records: &[Record]) -> Outcomes {
         let before = log.finished.clone();
         let mut outcomes = Outcomes::new();
         for (n, record) in records.iter().enumerate() {
@@ -102,40 +100,10 @@ impl Faulty {
         outcomes
     }
 
-    fn append_unchecked(&self, log: &mut Log, record: &Record) -> Cursor {
+    pub(crate) fn append_unchecked(&self, log: &mut Log, record: &Record) -> Cursor {
         let position = log.newest + 1;
         self.model.insert(log, position, record);
         self.model.run.at(position)
-    }
-
-    /// Gives numbers, and stores under them later: every second batch sooner than the one before.
-    async fn append_late(&self, records: &[Record]) -> Outcomes {
-        let count = records.len() as u64;
-        let first = self.given.fetch_add(count, Ordering::Relaxed) + 1;
-        if records.len() % 2 == 0 {
-            yield_some().await;
-        }
-        let mut log = self.model.log();
-        let store = |(position, record): (u64, &Record)| {
-            if log.finished.contains_key(record.topic()) {
-                return Err(Refused::Finished);
-            }
-            self.model.insert(&mut log, position, record);
-            Ok(self.model.run.at(position))
-        };
-        (first..).zip(records).map(store).collect()
-    }
-
-    /// Asks first, and stores later.
-    async fn append_by_old_knowledge(&self, records: &[Record]) -> Outcomes {
-        let finished = self.model.log().finished.clone();
-        yield_some().await;
-        let mut log = self.model.log();
-        let store = |record: &Record| match finished.get(record.topic()) {
-            Some(_) => Err(Refused::Finished),
-            None => Ok(self.append_unchecked(&mut log, record)),
-        };
-        records.iter().map(store).collect()
     }
 }
 
@@ -166,12 +134,6 @@ fn after_open(log: &mut Log, fault: Fault, is_new: bool) -> Run {
     Run { epoch: log.epoch, number: log.runs.last().unwrap().0 }
 }
 
-async fn yield_some() {
-    for _ in 0..7 {
-        yield_now().await;
-    }
-}
-
 impl ReplayStore for Faulty {
     async fn head(&self) -> Result<Cursor, ReadError> {
         let head = self.model.head().await?;
@@ -180,6 +142,7 @@ impl ReplayStore for Faulty {
             HeadIsBehind => log.newest.saturating_sub(1),
             HeadIsAhead if log.newest > 0 => log.newest + 1,
             HeadIsTheNewestHeld => log.records.last_key_value().map_or(0, |(position, _)| *position),
+            HeadIsTheLastNumberGiven => self.mix.given(),
             _ => head.position(),
         };
         Ok(head.run().at(position))
@@ -193,17 +156,10 @@ impl ReplayStore for Faulty {
             AppendFails => return Err(AppendError::refused("broken")),
             EmptyBatchFails if records.is_empty() => return Err(AppendError::refused("empty")),
             RefusedFailsTheBatch if records.iter().any(is_refused) => return Err(AppendError::refused("finished")),
-            NumberIsGivenBeforeTheCommit => return Ok(self.append_late(&records).await),
-            FinishedIsAskedBefore if records.len() == 1 => return Ok(self.append_by_old_knowledge(&records).await),
-            BatchesMix => {
-                let mut outcomes = Outcomes::new();
-                for record in &*records {
-                    outcomes.push(self.model.append_one(&mut self.model.log(), record));
-                    yield_now().await;
-                }
-                return Ok(outcomes);
-            }
             _ => {}
+        }
+        if let Some(outcomes) = self.append_mixed(&records).await {
+            return Ok(outcomes);
         }
         let mut log = self.model.log();
         if matches!(self.fault, NumbersOfABatchFall | OutcomesAreSwapped) {
@@ -239,6 +195,9 @@ impl ReplayStore for Faulty {
             _ => {}
         }
         yield_now().await;
+        if let Some(page) = self.read_mixed(&read, count) {
+            return Ok(page);
+        }
         let earlier = spoil::page(self.fault, &self.model, &self.model.log(), &read);
         if !matches!(self.fault, FloorIsOfAnEarlierView | ThroughIsOfALaterView) {
             return Ok(earlier);
@@ -255,19 +214,11 @@ impl ReplayStore for Faulty {
 
     async fn forget(&self, topic: Topic) -> Result<(), ReadError> {
         yield_now().await;
-        let top = self.model.log().positions(&topic).last().copied();
-        match self.fault {
-            ForgetFails => return Err(ReadError::new("broken")),
-            ForgetTakesTheFloorBefore => yield_some().await,
-            ForgetGoesOneByOne => {
-                let positions = self.model.log().positions(&topic);
-                for position in positions {
-                    self.model.log().remove(position);
-                    yield_now().await;
-                }
-            }
-            _ => {}
+        if self.fault == ForgetFails {
+            return Err(ReadError::new("broken"));
         }
+        let top = self.model.log().positions(&topic).last().copied();
+        self.forget_slowly(&topic).await;
         let mut log = self.model.log();
         let before = log.clone();
         if self.fault != ForgetDoesNothing {

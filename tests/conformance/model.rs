@@ -54,21 +54,16 @@ impl Model {
         self.disk.lock().unwrap()
     }
 
-    /// Whether a cursor means nothing here.
-    pub(crate) fn is_foreign(&self, log: &Log, cursor: Cursor) -> bool {
-        let Run { epoch, number } = cursor.run();
-        let Some(begun) = log.runs.iter().position(|(run, _)| *run == number) else { return true };
-        let later = log.runs[begun + 1..].iter().map(|(_, begin)| *begin);
-        epoch != log.epoch || cursor.position() > later.min().unwrap_or(log.newest)
-    }
-
     pub(crate) fn page(&self, log: &Log, read: &Read) -> Page {
         let newest = self.run.at(log.newest);
         let asked: Vec<_> = log.records.iter().filter(|(_, record)| read.topics.contains(record.topic())).collect();
         let after = match read.from {
-            ReadFrom::After(cursor) if self.is_foreign(log, cursor) => return Page::foreign(newest),
+            ReadFrom::After(cursor) if log.is_foreign(cursor) => return Page::foreign(newest),
             ReadFrom::After(cursor) => cursor.position(),
-            ReadFrom::Last(n) => asked.iter().rev().take(n).last().map_or(log.newest, |(first, _)| **first - 1),
+            ReadFrom::Last(n) => {
+                let first = asked.len().saturating_sub(n);
+                asked.get(first).map_or(log.newest, |(first, _)| **first - 1)
+            }
             _ => 0,
         };
         let mut page = Page::new(newest);
@@ -113,6 +108,14 @@ impl Model {
 }
 
 impl Log {
+    /// Whether a cursor means nothing here.
+    pub(crate) fn is_foreign(&self, cursor: Cursor) -> bool {
+        let Run { epoch, number } = cursor.run();
+        let Some(begun) = self.runs.iter().position(|(run, _)| *run == number) else { return true };
+        let later = self.runs[begun + 1..].iter().map(|(_, begin)| *begin);
+        epoch != self.epoch || cursor.position() > later.min().unwrap_or(self.newest)
+    }
+
     pub(crate) fn positions(&self, topic: &Topic) -> Vec<u64> {
         self.records.iter().filter(|(_, record)| record.topic() == topic).map(|(position, _)| *position).collect()
     }

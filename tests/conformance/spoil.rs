@@ -77,6 +77,7 @@ fn spoil_read(fault: Fault, model: &Model, log: &Log, read: &mut Read) {
         };
     }
     match (fault, &mut read.from) {
+        (LastOfNothingIsForeign, ReadFrom::Last(0)) => read.from = ReadFrom::After(model.run.at(u64::MAX)),
         (LastIsOneMore, ReadFrom::Last(n)) => *n = n.saturating_add(1),
         (LastIsOneLess, ReadFrom::Last(n)) => *n = n.saturating_sub(1),
         (LastOfEachTopic, ReadFrom::Last(n)) => *n = n.saturating_mul(read.topics.len()),
@@ -146,6 +147,7 @@ fn spoil_through(fault: Fault, asked: &Read, run: Run, newest: u64, page: &mut P
         ThroughIsAlwaysNewest => newest,
         ThroughIsTheLastRecord => last.map_or(begin, |last| last.cursor().position()),
         ThroughIsAhead if through == newest => newest + 1,
+        ThroughOfAFullPageIsAhead if through == newest && page.entries.len() == asked.max_events => through + 1,
         _ => through,
     };
     let number = if fault == ReadsInAnotherRun { run.number + 1 } else { run.number };
@@ -174,7 +176,11 @@ fn spoil_finished(fault: Fault, log: &Log, asked: &Read, page: &mut Page) {
             page.finished = ends.map(|end| end.record().topic().clone()).collect();
         }
         FinishedIsListedTwice => page.finished.extend_from_within(..),
-        AllFinishedAreListed => page.finished = log.finished.keys().cloned().collect(),
+        AllFinishedAreListed => {
+            let through = page.through.position();
+            let ended = log.finished.iter().filter(|(_, end)| **end <= through);
+            page.finished = ended.map(|(topic, _)| topic.clone()).collect();
+        }
         FinishedIsNotListedOnceEvicted => {
             page.finished.retain(|topic| log.finished.get(topic).is_some_and(|end| log.records.contains_key(end)));
         }

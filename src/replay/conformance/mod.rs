@@ -1,0 +1,133 @@
+//! The suite that a [`ReplayStore`] must pass.
+//!
+//! [`check`] is for every store, [`check_reopen`] for those that outlive the process. Both talk to the store as a hub
+//! does, in one task and then in many at once, and stop at the first [`Violation`], which names the [`Rule`].
+//!
+//! ```
+//! use tidings::replay::{Ring, conformance};
+//!
+//! # fn main() -> Result<(), conformance::Violation> {
+//! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+//! conformance::check(async |keep: conformance::Keep| match keep.events_per_topic {
+//!     Some(events) => Ring::new().events_per_topic(events),
+//!     None => Ring::new(),
+//! })
+//! .await
+//! # })
+//! # }
+//! ```
+//!
+//! Run it on both kinds of tokio runtime, with the timer enabled: on one thread the interleavings are always the same,
+//! on several they are real. A call that takes longer than ten seconds is a violation too, unless it blocks the thread.
+//! Stores that share a server's database need a fresh place in it at each call of the function that makes them.
+//!
+//! What the suite cannot see: whether [`AppendError`](super::AppendError) tells the two kinds apart rightly, whether a
+//! log that was rewound begins a new run, and what a power cut leaves.
+
+mod append;
+mod book;
+mod follow;
+mod judge;
+mod race;
+mod read;
+mod record;
+mod removal;
+mod reopen;
+mod rule;
+mod trial;
+
+pub use self::rule::{Rule, Violation};
+use self::{rule::Verdict, trial::Trial};
+use super::ReplayStore;
+
+/// How much the suite wants a store to keep.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[non_exhaustive]
+pub struct Keep {
+    /// The most events of a topic; what is older is to be removed by the time that an append returns. `None` is for
+    /// everything: whatever other bounds the store has, a few hundred events of a few hundred kilobytes must be in them.
+    /// With `Some(0)` nothing is kept but that topics are finished; a store that cannot do that may keep one event.
+    pub events_per_topic: Option<usize>,
+}
+
+impl Keep {
+    const ALL: Self = Self { events_per_topic: None };
+
+    const fn some(events: usize) -> Self {
+        Self { events_per_topic: Some(events) }
+    }
+}
+
+/// Checks a store by all rules but those for a log that is opened again.
+///
+/// `new_store` makes a new, empty log each time.
+///
+/// # Errors
+///
+/// The first violation.
+///
+/// # Panics
+///
+/// When the store panics, or outside a tokio runtime that has its timer enabled.
+pub async fn check<S, F>(new_store: F) -> Result<(), Violation>
+where
+    S: ReplayStore,
+    F: AsyncFn(Keep) -> S,
+{
+    macro_rules! scenes {
+        ($($what:literal: $check:path, $keep:expr;)*) => {
+            $(
+                let verdict = match Trial::new(&new_store, $keep).await {
+                    Ok(log) => $check(log).await,
+                    Err(violation) => Err(violation),
+                };
+                verdict.map_err(|violation| violation.when($what))?;
+            )*
+        };
+    }
+    append::new_logs(&new_store).await.map_err(|violation| violation.when("a new log"))?;
+    scenes! {
+        "positions": append::positions, Keep::ALL;
+        "where a read begins": read::ranges, Keep::ALL;
+        "where a page ends": read::limits, Keep::ALL;
+        "cursors of other logs": read::foreign, Keep::ALL;
+        "reads that are dropped": read::dropped, Keep::ALL;
+        "records": record::round_trip, Keep::ALL;
+        "refusals": append::refusals, Keep::ALL;
+        "finished topics": append::finish, Keep::ALL;
+        "`try_append`": append::try_append, Keep::ALL;
+        "forgotten topics": removal::forgetting, Keep::ALL;
+        "topics that look alike": record::alike_topics, Keep::ALL;
+        "eviction": removal::eviction, Keep::some(4);
+        "eviction of all but one": removal::eviction, Keep::some(1);
+        "eviction of everything": removal::finished_and_evicted, Keep::some(0);
+        "appends at the same time": race::appending, Keep::ALL;
+        "heads and appends at the same time": race::heads, Keep::ALL;
+        "reads and eviction at the same time": race::evicting, Keep::some(3);
+        "reads and `forget` at the same time": race::forgetting, Keep::ALL;
+        "appends and `forget` at the same time": race::forgetting_what_is_appended, Keep::ALL;
+        "ends at the same time": race::finishing, Keep::ALL;
+    }
+    Ok(())
+}
+
+/// Checks a store that outlives the process by the rules for a log that is opened again.
+///
+/// `open` opens the same log each time; at the first call it is new. The store that came before is dropped by then. To
+/// check what the end of a process leaves, let `open` copy what a running store has on disk, and open the copy.
+///
+/// # Errors
+///
+/// The first violation.
+///
+/// # Panics
+///
+/// As [`check`].
+pub async fn check_reopen<S, F>(open: F) -> Result<(), Violation>
+where
+    S: ReplayStore,
+    F: AsyncFn(Keep) -> S,
+{
+    let verdict: Verdict = reopen::reopen(&open).await;
+    verdict.map_err(|violation| violation.when("a log that is opened again"))
+}
