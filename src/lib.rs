@@ -39,22 +39,30 @@
 //!
 //! So a slow subscriber costs a position, never a queue, and delays neither the publisher nor anybody else.
 //!
-//! # What a client sees
+//! # What happens when
 //!
-//! | what happened | on the wire |
-//! | --- | --- |
-//! | a fresh client connects | `retry:` and an id from which it can resume, then what is published from now on |
-//! | it comes back with a good id | the same id again, then exactly what followed |
-//! | its id is too old | header `tidings-gap: evicted` and an event of that name, then the oldest that is held |
-//! | its id is of another log, or ahead | the same with `foreign`, then what is published from now on |
-//! | it sent something else | the same with `malformed`, then what is published from now on |
-//! | it is too slow for window and store | a gap event in the stream, then the oldest that is held |
-//! | nothing is published for 15 seconds | `:` and a line feed, or an id if other topics have moved the position |
-//! | all its topics are finished | the rest, and the end; 204 when it comes back |
-//! | the store cannot be read at connect | 200, a `retry:` and the end: it comes back |
-//! | the store cannot be read later | a `retry:`, then the connection fails; its id is still good |
+//! | what happened | what the client sees | what the application is told |
+//! | --- | --- | --- |
+//! | a fresh client connects | `retry:`, an id to resume from, then what comes from now on, or what [`Start`] says | [`Resume::Fresh`] |
+//! | it comes back with a good id | the same id, then exactly what followed | [`Resume::Resumed`] |
+//! | its id is too old | header `tidings-gap: evicted` and an event of that name; then as [`GapPolicy`] says: what is held, a snapshot, or the end | [`Resume::Gap`], [`Message::Gap`] |
+//! | its id is of another log, or ahead of this one | the same with `foreign`, then as a fresh client | the same |
+//! | it sent something else | the same with `malformed`, then as a fresh client | the same |
+//! | it is slow, but the store has what it missed | everything, at its own pace | nothing |
+//! | it is too slow for the store | a gap event in the stream, then as [`GapPolicy`] says | [`Message::Gap`] |
+//! | it is slower than its [`LagBudget`] | the end; its id is good | [`EndReason::Lagged`] |
+//! | its events are left out by a filter | heartbeats that move its id | nothing |
+//! | nothing is published for 15 seconds | `:` and a line feed, or an id if the position has moved | nothing |
+//! | all its topics are finished | the rest, and the end; 204 when it comes back | [`EndReason::Finished`] |
+//! | its topic is forgotten | nothing if it had everything, else a gap | [`Message::Gap`] |
+//! | the hub is closed | the end; its id is good | [`EndReason::Closed`] |
+//! | the store cannot be read at connect | 200, a `retry:` and the end, or 503: it comes back | the error of [`Subscription::opened`] |
+//! | the store cannot be read later, or a snapshot fails | a `retry:`, then the connection fails; its id is good | [`SubscriptionError`] |
+//! | the store refuses an event | nothing | [`PublishError`] |
+//! | the store does not say whether it took an event | the event, if it was taken | [`PublishError::is_unknown`] |
 //!
-//! The guarantee covers the topics that were subscribed to when the id was given. The names are [`Names`].
+//! Ends can be announced by an event with their reason ([`HubBuilder::announce_ends`]). The guarantee covers the topics
+//! that were subscribed to when the id was given. The names that clients see are [`Names`].
 //!
 //! # Blocks
 //!
