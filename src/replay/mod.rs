@@ -1,7 +1,7 @@
 //! The log: what was published, in order, for as long as it is kept.
 //!
 //! A [`ReplayStore`] keeps [`Record`]s and gives each a [`Cursor`], which is the id that clients see. [`Ring`] keeps
-//! them in memory and is what a hub uses unless it is given another store. The [`conformance`] suite (feature
+//! them in memory and is what a hub uses unless it is given another store. The suite `conformance` (feature
 //! `conformance`) says whether a store of your own keeps the contract.
 
 #[cfg(feature = "conformance")]
