@@ -6,6 +6,8 @@
 //! Invariants: everything up to the cursor was handed over or reported as a gap; a gap is reported before the first
 //! entry after it.
 
+mod open;
+
 use super::{
     Shared, Store,
     end::EndReason,
@@ -16,7 +18,7 @@ use super::{
     window::{Attached, Standing},
 };
 use crate::{
-    LastEventId, Topics,
+    Topics,
     replay::{Cursor, Entry, Page, Read, ReadError, ReadFrom, Record},
     response::FRAME_TARGET,
 };
@@ -94,96 +96,8 @@ enum Phase {
 }
 
 impl Follower {
-    pub(super) fn new(shared: Arc<Shared>, topics: Topics) -> Self {
-        let (attached, head) = shared.window.attach(&topics);
-        let mut follower = Self {
-            shared,
-            topics,
-            attached,
-            cursor: head,
-            pending: VecDeque::new(),
-            through: None,
-            gap: None,
-            told: 0,
-            outcome: Resume::Fresh,
-            opened: false,
-            phase: Phase::Ended(None),
-            start: Start::Now,
-            on_gap: GapPolicy::Report,
-            filter: None,
-            meter: None,
-        };
-        follower.follow_from(head);
-        follower
-    }
-
-    /// Begins where a client that has no id is to begin.
-    pub(crate) fn start(&mut self, start: Start) {
-        self.start = start;
-        if self.outcome == Resume::Fresh {
-            self.begin(self.cursor);
-        }
-    }
-
-    /// Begins as `start` says, at the tip or with what is held.
-    fn begin(&mut self, tip: Cursor) {
-        let from = match self.start {
-            Start::Now => return self.follow_from(tip),
-            Start::Earliest => ReadFrom::Earliest,
-            Start::Last(n) => ReadFrom::Last(n),
-        };
-        self.opened = false;
-        self.phase = Phase::Off(from);
-    }
-
-    /// Whether the client sent an id of this log, old as it may be.
-    fn has_id(&self) -> bool {
-        matches!(self.outcome, Resume::Resumed | Resume::Gap(GapReason::Evicted))
-    }
-
-    /// Begins with a snapshot if the client has no id.
-    pub(crate) fn snapshot_first(&mut self, snapshots: &Snapshots) {
-        if self.outcome == Resume::Fresh {
-            self.opened = true;
-            self.phase = self.snapshot(snapshots);
-        }
-    }
-
-    fn snapshot(&self, snapshots: &Snapshots) -> Phase {
-        Phase::Snapshot(snapshots.take(Arc::clone(&self.shared), self.topics.clone()))
-    }
-
     pub(crate) fn set_on_gap(&mut self, policy: GapPolicy) {
         self.on_gap = policy;
-    }
-
-    /// Begins where the client left off.
-    pub(crate) fn resume(&mut self, last: &LastEventId) {
-        if last.is_absent() {
-            return;
-        }
-        if let Some(cursor) = last.as_str().and_then(|text| text.parse().ok()) {
-            self.outcome = Resume::Resumed;
-            self.follow_from(cursor);
-        } else {
-            let head = self.cursor;
-            self.outcome = Resume::Gap(GapReason::Malformed);
-            self.gap = Some((Gap { reason: GapReason::Malformed, after: None, through: head }, head));
-            self.begin(head);
-        }
-    }
-
-    fn follow_from(&mut self, cursor: Cursor) {
-        self.cursor = cursor;
-        let standing = self.shared.window.assess(&self.attached, cursor);
-        self.opened = standing != Standing::Off;
-        self.phase = match standing {
-            // The store also judges cursors of another run, and knows which topics are finished.
-            Standing::Off => Phase::Off(ReadFrom::After(cursor)),
-            // A topic that is finished has no "now": its late reader gets what is held, then the end.
-            Standing::Finished if !self.has_id() => Phase::Off(ReadFrom::Earliest),
-            _ => Phase::Window,
-        };
     }
 
     pub(crate) fn set_filter(&mut self, filter: Arc<Filter>) {
@@ -216,31 +130,11 @@ impl Follower {
         self.cursor
     }
 
-    /// How the subscription began, once that is known.
-    pub(crate) fn outcome(&self) -> Option<Resume> {
-        self.opened.then_some(self.outcome)
-    }
-
     /// The place up to which everything was handed over. There is none while a gap is to be reported, or made good for by
     /// a snapshot: who resumed from there would miss it.
     pub(crate) fn place(&self) -> Option<Cursor> {
         let owed = self.gap.is_some() || matches!(self.phase, Phase::Snapshot(_));
         (!owed).then_some(self.cursor)
-    }
-
-    /// A gap that is known and not yet handed over.
-    pub(crate) fn known_gap(&self) -> Option<Gap> {
-        self.gap.map(|(gap, _)| gap)
-    }
-
-    /// Whether the client has everything there will ever be: it sent a good id, nothing follows it, and all its topics
-    /// are finished.
-    pub(crate) fn is_complete(&self) -> bool {
-        let mut end = self.through.unwrap_or(self.cursor);
-        self.outcome == Resume::Resumed
-            && self.opened
-            && self.pending.is_empty()
-            && self.shared.window.settle(&self.attached, &mut end) == Standing::Finished
     }
 
     /// Whether there is nothing to hand over at this moment; then the cursor is at the end of the log.
@@ -252,18 +146,8 @@ impl Follower {
             && self.shared.window.settle(&self.attached, &mut self.cursor) == Standing::Level
     }
 
-    /// Goes on until it is known how the subscription begins: one read of the store, or two if the client's id is foreign
-    /// or all topics turn out to be finished.
-    pub(crate) fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SubscriptionError>> {
-        self.poll_read(cx).map_err(Into::into)
-    }
-
-    /// The same where no waiting is needed.
-    pub(crate) fn open_now(&mut self) {
-        if matches!(self.shared.store, Store::Ring(_)) {
-            // Over the ring a read neither waits nor fails.
-            let _ = self.poll_read(&mut Context::from_waker(std::task::Waker::noop()));
-        }
+    fn snapshot(&self, snapshots: &Snapshots) -> Phase {
+        Phase::Snapshot(snapshots.take(Arc::clone(&self.shared), self.topics.clone()))
     }
 
     /// The next step; `None` at the end.
