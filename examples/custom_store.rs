@@ -18,7 +18,6 @@
 //! `cargo test --example custom_store` runs the conformance suite on it.
 
 use axum::{Router, extract::State, http::StatusCode, routing::post};
-use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior::Immediate};
 use std::{
     error::Error,
@@ -264,7 +263,7 @@ fn record(row: &rusqlite::Row<'_>) -> Result<Record, BoxError> {
     let topic = Topic::from_key(row.get_ref("topic")?.as_str()?)?;
     let kind = if row.get("finishes")? { Kind::Finish } else { Kind::Event };
     let time = SystemTime::UNIX_EPOCH + Duration::from_micros(row.get("micros")?);
-    let mut record = Record::from_stored(topic, kind, Bytes::copy_from_slice(row.get_ref("body")?.as_blob()?), time)?;
+    let mut record = Record::from_stored(topic, kind, row.get_ref("body")?.as_blob()?, time)?;
     if let Some(key) = row.get_ref("key")?.as_str_or_null()? {
         record = record.with_key(key);
     }

@@ -13,7 +13,7 @@ use std::borrow::Cow;
 /// Bytes kept free before the data: enough for an `event:` and a `retry:` of the usual length.
 const HEAD_ROOM: usize = 48;
 /// Bytes kept free behind the data: enough for the id of a cursor and the blank line.
-const ID_ROOM: usize = 64;
+pub(crate) const ID_ROOM: usize = 64;
 
 /// What an encoded event takes beside its own bytes.
 pub(crate) const ROOM: usize = HEAD_ROOM + ID_ROOM;

@@ -247,8 +247,8 @@ fn accepts_event_stream(headers: &HeaderMap) -> bool {
     let mut best = None;
     let mut any = false;
     for value in headers.get_all(header::ACCEPT) {
-        for range in String::from_utf8_lossy(value.as_bytes()).split(',') {
-            let mut parts = range.split(';').map(str::trim);
+        for range in split_unquoted(&String::from_utf8_lossy(value.as_bytes()), ',') {
+            let mut parts = split_unquoted(range, ';').map(str::trim);
             let name = parts.next().unwrap_or_default();
             let specificity = match name.to_ascii_lowercase().as_str() {
                 "" => continue,
@@ -261,11 +261,22 @@ fn accepts_event_stream(headers: &HeaderMap) -> bool {
                 }
             };
             let quality = parts.find_map(|parameter| parameter.strip_prefix("q=").or(parameter.strip_prefix("Q=")));
-            let allowed = quality.and_then(|q| q.trim().parse::<f32>().ok()).is_none_or(|q| q > 0.0);
+            // Only a weight of nothing excludes; what is no weight says nothing.
+            let allowed = quality.and_then(|q| q.trim().parse::<f32>().ok()).is_none_or(|q| q != 0.0);
             best = best.max(Some((specificity, allowed)));
         }
     }
     best.map_or(!any, |(_, allowed)| allowed)
+}
+
+/// Splits at a separator that is not in a quoted string.
+fn split_unquoted(text: &str, separator: char) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    text.split(move |c| {
+        quoted ^= c == '"' && !escaped;
+        escaped = quoted && !escaped && c == '\\';
+        c == separator && !quoted
+    })
 }
 
 type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<HandlerBody>, Infallible>> + Send>>;

@@ -23,6 +23,9 @@ use std::{
 /// reader that is behind, and writes them with one system call: larger frames would cost memory and gain nothing.
 pub(crate) const FRAME_TARGET: usize = 4 * 1024;
 
+/// A stream that is always ready and has nothing to say gives way to others after so many items.
+const MOST_POLLS: usize = 1024;
+
 /// What tells nginx not to buffer the response.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
@@ -220,7 +223,16 @@ where
         let mut this = self.project();
         if matches!(this.state, State::Streaming) {
             let mut buf = BytesMut::new();
+            let mut polls = 0;
             while buf.len() < FRAME_TARGET && matches!(this.state, State::Streaming) {
+                polls += 1;
+                if polls > MOST_POLLS {
+                    cx.waker().wake_by_ref();
+                    if buf.is_empty() {
+                        return Poll::Pending;
+                    }
+                    break;
+                }
                 match this.stream.as_mut().poll_next(cx) {
                     Poll::Ready(Some(Beat::Item(item))) => match item.into_parts() {
                         Ok((id, event)) => event.encode_into(id.as_ref(), &mut buf),

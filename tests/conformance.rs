@@ -49,6 +49,14 @@ async fn the_ring_passes_on_several_threads() -> Result<(), Violation> {
 }
 
 #[tokio::test]
+async fn the_ring_passes_with_bounds_of_bytes() -> Result<(), Violation> {
+    // An event of the suite costs less than half of this.
+    let bytes = |keep: Keep| keep.events_per_topic.map_or(usize::MAX, |events| events.max(1) * 1000);
+    check(async |keep| Ring::new().bytes_per_topic(bytes(keep).min(4 << 20))).await?;
+    check(async |keep| Ring::new().total_bytes(bytes(keep))).await
+}
+
+#[tokio::test]
 async fn a_plain_store_passes_on_one_thread() -> Result<(), Violation> {
     model().await
 }

@@ -169,20 +169,21 @@ fn publishing_outside_of_a_runtime_is_an_error_and_not_a_panic() {
 
 #[tokio::test(start_paused = true)]
 async fn a_runtime_that_ends_in_the_middle_leaves_a_hub_that_works() {
-    let (hub, faults) = hub().await;
-    faults.next_append(Fault::Hangs);
-    let (other, other_appends) = (hub.clone(), faults.clone());
-    let lost = std::thread::spawn(move || {
+    let opened = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let mut publish = Box::pin(other.publish(topic(), text("lost")));
-            while other_appends.appends() == 0 {
+            let (hub, faults) = hub().await;
+            faults.next_append(Fault::Hangs);
+            let mut publish = Box::pin(hub.publish(topic(), text("lost")));
+            while faults.appends() == 0 {
                 assert!(poll_immediate(&mut publish).await.is_none());
                 tokio::task::yield_now().await;
             }
-        });
+            drop(publish);
+            hub
+        })
     });
-    lost.join().unwrap();
+    let hub = opened.join().unwrap();
     let mut live = hub.subscribe(topic());
     hub.publish(topic(), text("next")).await.unwrap();
     assert_eq!(data(&mut live).await, "next");

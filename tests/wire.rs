@@ -268,7 +268,7 @@ proptest! {
         let record = tidings::replay::Record::new(tidings::Topic::new("t").unwrap(), event);
         prop_assert_eq!(record.data().unwrap(), normalized(&data));
         prop_assert_eq!(record.event_type(), event_type.as_ref().map(EventType::as_str));
-        let stored = tidings::replay::Record::from_stored(record.topic().clone(), record.kind(), record.body().clone(), record.time());
+        let stored = tidings::replay::Record::from_stored(record.topic().clone(), record.kind(), record.body(), record.time());
         prop_assert!(stored.is_ok());
     }
 }

@@ -103,7 +103,19 @@ impl Stream for Wire {
     type Item = Result<Bytes, SubscriptionError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
+        loop {
+            match ready!(self.poll_part(cx)) {
+                // An end without an event, for a client that takes no blocks that only move its id.
+                Some(Ok(frame)) if frame.is_empty() => {}
+                part => return Poll::Ready(part),
+            }
+        }
+    }
+}
+
+impl Wire {
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
+        let this = self;
         let frame = match std::mem::replace(&mut this.state, State::Ended) {
             State::Opening => {
                 this.state = State::Opening;
@@ -142,23 +154,30 @@ impl Stream for Wire {
         };
         Poll::Ready(Some(Ok(frame)))
     }
-}
 
-impl Wire {
     /// One entry as it is, without a copy; joined with those that wait behind it, if any, for a reader that is behind.
     fn frame(&mut self, entry: &Entry) -> Bytes {
-        let frame = entry.frame().clone();
+        let frame = self.bytes(entry);
         let second = self.follower.next_within(FRAME_TARGET.saturating_sub(frame.len()));
-        self.sent = Some(self.follower.cursor());
+        self.sent = Some(entry.cursor());
         let Some(second) = second else { return frame };
         let mut joined = BytesMut::with_capacity(FRAME_TARGET);
         joined.extend_from_slice(&frame);
-        joined.extend_from_slice(second.frame());
-        while let Some(entry) = self.follower.next_within(FRAME_TARGET - joined.len()) {
-            joined.extend_from_slice(entry.frame());
+        let mut next = Some(second);
+        while let Some(entry) = next {
+            joined.extend_from_slice(&self.bytes(&entry));
+            self.sent = Some(entry.cursor());
+            next = self.follower.next_within(FRAME_TARGET.saturating_sub(joined.len()));
         }
-        self.sent = Some(self.follower.cursor());
         joined.freeze()
+    }
+
+    /// An entry's bytes; those of an end without an event are a move of the id like others.
+    fn bytes(&self, entry: &Entry) -> Bytes {
+        if entry.record().is_bare_finish() {
+            return self.move_to(entry.cursor(), Event::new());
+        }
+        entry.frame().clone()
     }
 
     /// The client's reconnection time, and from where it reads: a fresh client has no id yet, nor has a new `EventSource`
@@ -228,7 +247,11 @@ impl Wire {
 
     /// Moves the client's last id to the cursor, in the way the settings say.
     fn cursor_move(&self, event: Event) -> Bytes {
-        let id = EventId::from(self.follower.cursor());
+        self.move_to(self.follower.cursor(), event)
+    }
+
+    fn move_to(&self, cursor: Cursor, event: Event) -> Bytes {
+        let id = EventId::from(cursor);
         match &self.settings.cursor_moves {
             CursorMoves::IdOnly => event.encode(Some(&id)),
             CursorMoves::Named(event_type) => event.event_type(event_type.clone()).data(&id).encode(Some(&id)),

@@ -74,7 +74,8 @@ impl HubBuilder {
         self
     }
 
-    /// Sets the largest event that can be published, in bytes as it is encoded, without its id. Default: 1 MiB.
+    /// Sets the largest event that can be published, in bytes as it is encoded, without its id but with key and labels.
+    /// Default: 1 MiB.
     pub fn max_event_bytes(mut self, bytes: usize) -> Self {
         self.max_event_bytes = bytes;
         self
@@ -149,6 +150,9 @@ impl HubBuilder {
 
     /// A hub over another store, once it has said where its log ends. A [`ring`](Self::ring) that was set is not used.
     ///
+    /// The store is appended to in the tokio runtime in which this is awaited, which must have its timer enabled and live
+    /// as long as the hub; outside of one, in that of a publisher.
+    ///
     /// # Errors
     ///
     /// When the store cannot be read.
@@ -166,6 +170,7 @@ impl HubBuilder {
             settings: Arc::new(self.settings),
             max_event_bytes: self.max_event_bytes,
             append_timeout: self.append_timeout,
+            runtime: tokio::runtime::Handle::try_current().ok(),
         };
         Hub { handle: Arc::new(Handle { shared: Arc::new(shared) }) }
     }

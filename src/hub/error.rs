@@ -81,7 +81,7 @@ impl fmt::Display for PublishError {
             PublishErrorKind::Store(_) => f.write_str("the store did not take the event"),
             PublishErrorKind::Unknown(_) => f.write_str("the store may or may not have taken the event"),
             PublishErrorKind::Lost => f.write_str(
-                "the runtime was shut down before the store answered: it may or may not have taken the event",
+                "the task that appends is gone, with its runtime or by a panic: the store may or may not have taken the event",
             ),
             PublishErrorKind::Busy => {
                 f.write_str("the store cannot take the event without waiting: publish it with `publish`")

@@ -15,7 +15,7 @@ use super::{
     gap::{Gap, GapPolicy, GapReason, Resume},
     lag::{LagBudget, Meter},
     snapshot::{Snapshot, Snapshots, Taking},
-    window::{Attached, Standing},
+    window::{Age, Attached, Standing},
 };
 use crate::{
     Topics,
@@ -32,6 +32,12 @@ use std::{
 
 /// Taken from the window at a time: enough to fill one frame.
 const BATCH: (usize, usize) = (64, FRAME_TARGET);
+
+/// Pages, or batches of the window, that one poll may go through.
+const MOST_ROUNDS: u32 = 64;
+
+/// Pages in a row that may lead nowhere before the store is taken for broken.
+const MOST_STUCK: u32 = 16;
 
 /// Where a subscription begins whose client has no id of this log: it sent none, or one that is malformed or foreign, of
 /// which it is told first.
@@ -71,6 +77,10 @@ pub(crate) struct Follower {
     gap: Option<(Gap, Cursor)>,
     /// Losses up to this position were reported: whoever fetched anew when told has what was lost.
     told: u64,
+    /// Where the client was when a gap was found that is not yet made good for.
+    owed_from: Option<Cursor>,
+    /// Pages in a row that led nowhere.
+    stuck: u32,
     /// How it began, and whether that is known for good.
     outcome: Resume,
     opened: bool,
@@ -87,8 +97,10 @@ enum Phase {
     Window,
     /// About to ask the store.
     Off(ReadFrom),
-    /// Asking the store.
-    Reading(ReadFrom, Pin<Box<dyn Future<Output = Result<Page, ReadError>> + Send>>),
+    /// Asking the store; with how the window was when that began.
+    Reading(ReadFrom, Age, Pin<Box<dyn Future<Output = Result<Page, ReadError>> + Send>>),
+    /// Asking the store where its log ends, because the page is of a run that the window does not know.
+    Heading(ReadFrom, Age, Page, Pin<Box<dyn Future<Output = Result<Cursor, ReadError>> + Send>>),
     /// Asking the application.
     Snapshot(Taking),
     /// With the reason, unless it failed.
@@ -137,6 +149,11 @@ impl Follower {
         (!owed).then_some(self.cursor)
     }
 
+    /// From where to resume: while there is no place, from where the client was, to be told again.
+    pub(crate) fn resume_from(&self) -> Option<Cursor> {
+        self.place().or(self.owed_from)
+    }
+
     /// Whether there is nothing to hand over at this moment; then the cursor is at the end of the log.
     pub(crate) fn is_level(&mut self) -> bool {
         matches!(self.phase, Phase::Window)
@@ -152,8 +169,17 @@ impl Follower {
 
     /// The next step; `None` at the end.
     pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step, SubscriptionError>>> {
+        let mut rounds = 0;
         loop {
+            rounds += 1;
+            if rounds > MOST_ROUNDS {
+                // Others have their turn while much is left out.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if let Err(error) = ready!(self.poll_read(cx)) {
+                // Nothing follows a failure.
+                self.clear();
                 return Poll::Ready(Some(Err(error.into())));
             }
             if let Some((gap, resumes_after)) = self.gap.take() {
@@ -168,6 +194,8 @@ impl Follower {
                     Err(source) => return Poll::Ready(Some(Err(SubscriptionError::snapshot(source)))),
                 };
                 self.cursor = snapshot.cursor;
+                // The snapshot may be older than the report, if another asked for it first.
+                self.told = self.told.min(snapshot.cursor.position());
                 self.phase = match self.shared.window.assess(&self.attached, self.cursor) {
                     Standing::Off => Phase::Off(ReadFrom::After(self.cursor)),
                     _ => Phase::Window,
@@ -218,6 +246,14 @@ impl Follower {
         self.through = None;
     }
 
+    /// Drops what was read and what was to be reported.
+    fn clear(&mut self) {
+        self.pending.clear();
+        self.through = None;
+        self.gap = None;
+        self.told = 0;
+    }
+
     /// What it can no longer read does not count against it.
     fn restart_meter(&mut self) {
         if let Some(meter) = self.meter.take() {
@@ -254,41 +290,63 @@ impl Follower {
                     let from = *from;
                     let (max_events, max_bytes) = self.shared.settings.page;
                     let read = Read { topics: self.topics.clone(), from, max_events, max_bytes };
+                    let age = self.shared.window.age();
                     match &self.shared.store {
                         Store::Ring(ring) => {
                             let page = ring.read_now(&read);
-                            self.take(from, page);
+                            self.take(from, age, page);
                         }
-                        Store::Other(store) => self.phase = Phase::Reading(from, Arc::clone(store).read(read)),
+                        Store::Other(store) => self.phase = Phase::Reading(from, age, Arc::clone(store).read(read)),
                     }
                 }
-                Phase::Reading(from, read) => {
+                Phase::Reading(from, age, read) => {
                     let page = ready!(read.as_mut().poll(cx));
-                    let from = *from;
+                    let (from, age) = (*from, *age);
                     self.phase = Phase::Ended(None);
-                    self.take_checked(from, page?)?;
+                    let page = page?;
+                    match &self.shared.store {
+                        Store::Other(store) if page.through.run() != age.run && self.shared.window.age() == age => {
+                            self.phase = Phase::Heading(from, age, page, Arc::clone(store).head());
+                        }
+                        _ => self.take_checked(from, age, page)?,
+                    }
+                }
+                Phase::Heading(_, age, _, head) => {
+                    let head = ready!(head.as_mut().poll(cx));
+                    let age = *age;
+                    let Phase::Heading(from, _, page, _) = std::mem::replace(&mut self.phase, Phase::Ended(None))
+                    else {
+                        return Poll::Ready(Ok(()));
+                    };
+                    let head = head?;
+                    self.shared.window.reset_if(age, head);
+                    self.take_checked(from, self.shared.window.age(), page)?;
                 }
             }
         }
     }
 
     /// A page that goes nowhere, again and again, would be an endless loop.
-    fn take_checked(&mut self, from: ReadFrom, page: Page) -> Result<(), ReadError> {
+    fn take_checked(&mut self, from: ReadFrom, age: Age, page: Page) -> Result<(), ReadError> {
         if let ReadFrom::After(cursor) = from {
             let through = page.through;
             let backward = through.run() == cursor.run() && through.position() < cursor.position();
             let off = || self.shared.window.settle(&self.attached, &mut through.clone()) == Standing::Off;
-            if page.foreign && through == cursor || !page.foreign && (backward || through == cursor && off()) {
+            let nowhere = through == cursor && (page.foreign || off());
+            // Once or twice is a burst that passed while the page was on its way.
+            self.stuck = if nowhere { self.stuck + 1 } else { 0 };
+            if !page.foreign && backward || self.stuck > MOST_STUCK {
                 return Err(ReadError::new("the store's page ends before the window begins"));
             }
         }
-        self.take(from, page);
+        self.take(from, age, page);
         Ok(())
     }
 
-    fn take(&mut self, from: ReadFrom, page: Page) {
+    fn take(&mut self, from: ReadFrom, age: Age, page: Page) {
         if page.through.run() != self.cursor.run() {
             self.told = 0;
+            self.restart_meter();
         }
         // Ids never run ahead of what was handed over, so not past the first entry that is held.
         let begin = page.entries.first().map_or(page.through, |entry| entry.cursor().before());
@@ -318,7 +376,7 @@ impl Follower {
                 None => self.cursor = begin,
             },
         }
-        self.shared.window.learn(&self.attached, &self.topics, &page);
+        self.shared.window.learn(&self.attached, &self.topics, &page, age);
         let late = !self.opened && !self.has_id() && matches!(from, ReadFrom::After(_));
         self.opened = true;
         if late && page.entries.is_empty() && page.finished.len() == self.topics.len() {
@@ -335,6 +393,7 @@ impl Follower {
         if !self.opened && self.outcome == Resume::Resumed {
             self.outcome = Resume::Gap(gap.reason);
         }
+        self.owed_from = gap.after;
         self.gap = Some((gap, resumes_after));
     }
 }

@@ -36,6 +36,7 @@ use crate::{
 };
 use http::request::Parts;
 use std::{fmt, sync::Arc, time::Duration};
+use tokio::runtime::Handle as Runtime;
 
 /// Publishes events to topics, and lets any number of subscriptions follow them without a gap or a repeat.
 ///
@@ -85,6 +86,8 @@ struct Shared {
     settings: Arc<Settings>,
     max_event_bytes: usize,
     append_timeout: Duration,
+    /// Where a store other than the ring is appended to: the runtime in which the hub was opened.
+    runtime: Option<Runtime>,
 }
 
 /// The ring stands beside the others so that the usual case has no boxed future, and so that appending to it and showing
@@ -100,7 +103,7 @@ impl Shared {
         if self.window.is_closed() {
             return Err(PublishErrorKind::Closed.into());
         }
-        let (size, limit) = (record.body().len(), self.max_event_bytes);
+        let (size, limit) = (record.size(), self.max_event_bytes);
         if size > limit { Err(PublishErrorKind::TooLarge { size, limit }.into()) } else { Ok(()) }
     }
 }
@@ -225,9 +228,8 @@ impl Hub {
         let (shared, topic) = (&self.handle.shared, topic.into());
         match &shared.store {
             Store::Ring(ring) => shared.window.forget(&topic, || ring.forget_now(&topic)),
-            Store::Other(store) => {
-                Arc::clone(store).forget(topic.clone()).await?;
-                shared.window.forget(&topic, || ());
+            Store::Other(_) => {
+                publish::forget(shared, topic).await?;
             }
         }
         Ok(())

@@ -38,6 +38,9 @@ pub(crate) struct Queue {
 struct QueueState {
     taken: bool,
     waiting: Vec<Job>,
+    forgetting: Vec<Forget>,
+    /// Whether the runtime in which the hub was opened has ended.
+    home_lost: bool,
     /// The topics of a batch that is with the store, or whose outcome is unknown.
     unsure: BTreeSet<Topic>,
 }
@@ -50,6 +53,22 @@ struct Job {
     runtime: Handle,
 }
 
+#[derive(Debug)]
+struct Forget {
+    topic: Topic,
+    reply: oneshot::Sender<Result<(), ReadError>>,
+    runtime: Handle,
+}
+
+/// Forgets a topic, between two batches: an answer that is under way would bring it back.
+pub(crate) async fn forget(shared: &Arc<Shared>, topic: Topic) -> Result<(), ReadError> {
+    let runtime = Handle::try_current().map_err(ReadError::new)?;
+    let (reply, answer) = oneshot::channel();
+    shared.queue.state.lock().forgetting.push(Forget { topic, reply, runtime });
+    drop(Turn::try_take(shared));
+    answer.await.unwrap_or_else(|lost| Err(ReadError::new(lost)))
+}
+
 /// Publishes without waiting, or says why that cannot be.
 pub(crate) fn now(shared: &Arc<Shared>, record: Record) -> Outcome {
     shared.check(&record)?;
@@ -59,6 +78,7 @@ pub(crate) fn now(shared: &Arc<Shared>, record: Record) -> Outcome {
     };
     let turn = Turn::try_take(shared).ok_or(Kind::Busy)?;
     if turn.is_unsure() {
+        turn.recover_later();
         return Err(Kind::Busy.into());
     }
     let batch: Arc<[Record]> = [record].into();
@@ -68,9 +88,8 @@ pub(crate) fn now(shared: &Arc<Shared>, record: Record) -> Outcome {
         return Err(Kind::Busy.into());
     };
     let outcome = turn.settle(&batch, outcomes).pop();
-    if let (true, Ok(runtime)) = (turn.is_unsure(), Handle::try_current()) {
-        // Otherwise the next `publish` finds out.
-        runtime.spawn(turn.serve(Vec::new()));
+    if turn.is_unsure() {
+        turn.recover_later();
     }
     outcome.unwrap_or(Err(Kind::Lost.into()))
 }
@@ -116,28 +135,40 @@ fn failed(count: usize, kind: &Kind) -> Vec<Outcome> {
 }
 
 /// The right to append; there is one. Dropped, it goes to a task that serves those who wait, or back.
-struct Turn(Arc<Shared>);
+struct Turn {
+    shared: Arc<Shared>,
+    /// Whether a task has it and is not done.
+    serving: bool,
+}
 
 impl Turn {
     fn try_take(shared: &Arc<Shared>) -> Option<Self> {
         let taken = std::mem::replace(&mut shared.queue.state.lock().taken, true);
-        (!taken).then(|| Self(Arc::clone(shared)))
+        (!taken).then(|| Self { shared: Arc::clone(shared), serving: false })
     }
 
     fn waiting(&self) -> Vec<Job> {
-        std::mem::take(&mut self.0.queue.state.lock().waiting)
+        std::mem::take(&mut self.shared.queue.state.lock().waiting)
+    }
+
+    /// Finds out what the store took, if there is a runtime to do that in; or else the next `publish` does.
+    fn recover_later(mut self) {
+        if let Some(runtime) = self.shared.runtime.clone().or_else(|| Handle::try_current().ok()) {
+            self.serving = true;
+            runtime.spawn(self.serve(Vec::new()));
+        }
     }
 
     fn is_unsure(&self) -> bool {
-        !self.0.queue.state.lock().unsure.is_empty()
+        !self.shared.queue.state.lock().unsure.is_empty()
     }
 
     fn mark_unsure(&self, batch: &[Record]) {
-        self.0.queue.state.lock().unsure.extend(batch.iter().map(|record| record.topic().clone()));
+        self.shared.queue.state.lock().unsure.extend(batch.iter().map(|record| record.topic().clone()));
     }
 
     fn mark_sure(&self) {
-        self.0.queue.state.lock().unsure.clear();
+        self.shared.queue.state.lock().unsure.clear();
     }
 
     /// Shows what the store took, and makes the answers.
@@ -160,22 +191,29 @@ impl Turn {
             entries.extend(outcome.as_ref().ok().map(|cursor| Arc::new(Entry::new(*cursor, record.clone()))));
             answers.push(outcome.map_err(PublishError::from));
         }
-        self.0.window.publish(|show| entries.into_iter().for_each(show));
+        self.shared.window.publish(|show| entries.into_iter().for_each(show));
         self.mark_sure();
         answers
     }
 
     /// Appends for those who wait until there are none.
-    async fn serve(self, mut jobs: Vec<Job>) {
-        let Store::Other(store) = &self.0.store else { return };
+    async fn serve(mut self, jobs: Vec<Job>) {
+        if let Store::Other(store) = &self.shared.store {
+            self.serve_all(store, jobs).await;
+        }
+        self.serving = false;
+    }
+
+    async fn serve_all(&self, store: &Arc<dyn ErasedStore>, mut jobs: Vec<Job>) {
         let mut backoff = RECOVERY_BACKOFF.0;
         loop {
-            let unsure = self.0.queue.state.lock().unsure.clone();
+            let unsure = self.shared.queue.state.lock().unsure.clone();
             if !unsure.is_empty() {
-                match self.recover(store, unsure).await {
+                let recovered = timeout(self.shared.append_timeout, self.recover(store, unsure)).await;
+                match recovered.unwrap_or_else(|_| Err(ReadError::new("the store does not answer"))) {
                     Ok(()) => self.mark_sure(),
                     // The hub is gone: nobody is left to show anything to.
-                    Err(_) if self.0.window.is_closed() => return,
+                    Err(_) if self.shared.window.is_closed() => return,
                     Err(error) => {
                         jobs.append(&mut self.waiting());
                         answer(jobs, &Kind::Store(Arc::new(error)));
@@ -187,13 +225,23 @@ impl Turn {
                 }
             }
             backoff = RECOVERY_BACKOFF.0;
+            let forgetting = std::mem::take(&mut self.shared.queue.state.lock().forgetting);
+            let idle = forgetting.is_empty();
+            for Forget { topic, reply, .. } in forgetting {
+                let forgotten = Arc::clone(store).forget(topic.clone()).await;
+                if forgotten.is_ok() {
+                    self.shared.window.forget(&topic, || ());
+                }
+                let _ = reply.send(forgotten);
+            }
             if jobs.is_empty() {
                 jobs = self.waiting();
             }
-            if jobs.is_empty() {
+            if !jobs.is_empty() {
+                self.append(store, std::mem::take(&mut jobs)).await;
+            } else if idle {
                 return;
             }
-            self.append(store, std::mem::take(&mut jobs)).await;
         }
     }
 
@@ -202,7 +250,7 @@ impl Turn {
         let batch: Arc<[Record]> = jobs.iter_mut().flat_map(|job| std::mem::take(&mut job.records)).collect();
         let counts: Vec<_> = jobs.iter().map(|job| job.count).collect();
         self.mark_unsure(&batch);
-        let limit = self.0.append_timeout;
+        let limit = self.shared.append_timeout;
         let mut append = Arc::clone(store).append(Arc::clone(&batch));
         let in_time = timeout(limit, append.as_mut()).await;
         let outcomes = if let Ok(outcomes) = in_time {
@@ -229,32 +277,46 @@ impl Turn {
     /// Shows what the store took of batches whose outcome is unknown.
     async fn recover(&self, store: &Arc<dyn ErasedStore>, topics: BTreeSet<Topic>) -> Result<(), ReadError> {
         let topics = Topics::with_limit(topics, usize::MAX).map_err(ReadError::new)?;
-        let (max_events, max_bytes) = self.0.settings.page;
+        let (max_events, max_bytes) = self.shared.settings.page;
         loop {
-            let head = self.0.window.head();
+            let head = self.shared.window.head();
             let from = ReadFrom::After(head);
             let read = Read { topics: topics.clone(), from, max_events, max_bytes };
             let page = Arc::clone(store).read(read).await?;
             if page.foreign {
-                self.0.window.reset(page.through);
+                self.shared.window.reset(page.through);
                 return Ok(());
+            }
+            if page.floor > head.position() {
+                // Some of what was stored is gone already: those who follow are told by the store.
+                self.shared.window.lose(&topics, page.floor);
             }
             if page.entries.is_empty() {
                 return Ok(());
             }
-            self.0.window.publish(|show| page.entries.into_iter().for_each(show));
+            self.shared.window.publish(|show| page.entries.into_iter().for_each(show));
         }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut state = self.0.queue.state.lock();
+        let mut state = self.shared.queue.state.lock();
+        // Dropped in the middle, and not by a panic: the runtime is gone.
+        state.home_lost |= self.serving && !std::thread::panicking();
         let jobs = std::mem::take(&mut state.waiting);
-        state.taken = !jobs.is_empty();
+        // A store that panicked may have stored what it was given. Not where a task is dropped with its runtime: there a
+        // new one would be dropped at once, again and again.
+        let unsure = !state.unsure.is_empty() && std::thread::panicking();
+        let current = unsure.then(|| Handle::try_current().ok()).flatten();
+        let first = jobs.first().map(|job| &job.runtime).or(state.forgetting.first().map(|forget| &forget.runtime));
+        let home = self.shared.runtime.as_ref().filter(|_| !state.home_lost);
+        let home = first.map(|first| home.unwrap_or(first).clone());
+        let runtime = home.or(current);
+        state.taken = runtime.is_some();
         drop(state);
-        if let Some(runtime) = jobs.first().map(|job| job.runtime.clone()) {
-            runtime.spawn(Self(Arc::clone(&self.0)).serve(jobs));
+        if let Some(runtime) = runtime {
+            runtime.spawn(Self { shared: Arc::clone(&self.shared), serving: true }.serve(jobs));
         }
     }
 }

@@ -164,9 +164,7 @@ impl Error for TookTooLong {}
 
 impl fmt::Debug for Snapshots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Snapshots")
-            .field("timeout", &self.timeout)
-            .field("running", &self.running.lock().len())
-            .finish_non_exhaustive()
+        let running = self.running.lock().len();
+        f.debug_struct("Snapshots").field("timeout", &self.timeout).field("running", &running).finish_non_exhaustive()
     }
 }

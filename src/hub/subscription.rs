@@ -178,11 +178,11 @@ impl Subscription {
         self.follower.topics()
     }
 
-    /// The place up to which everything was handed over, and from which to resume; `None` while a gap is still to be
-    /// reported or a snapshot to come, because whoever resumed from there would miss it.
+    /// From where to resume: the place up to which everything was handed over. While a gap is still to be reported or a
+    /// snapshot to come, the place before it, so that who resumes from there is told again; `None` if there was none.
     #[must_use]
     pub fn cursor(&self) -> Option<Cursor> {
-        self.follower.place()
+        self.follower.resume_from()
     }
 
     /// How the subscription began; `None` as long as that is not known, which it is at the latest when
@@ -252,7 +252,7 @@ impl Stream for Subscription {
         loop {
             let message = match std::task::ready!(self.follower.poll_step(cx)) {
                 // A finish without an event is seen as the end of the stream.
-                Some(Ok(Step::Entry(entry))) if entry.record().body().is_empty() => continue,
+                Some(Ok(Step::Entry(entry))) if entry.record().is_bare_finish() => continue,
                 Some(Ok(Step::Entry(entry))) => Some(Ok(Message::Event(entry))),
                 Some(Ok(Step::Gap(gap))) => Some(Ok(Message::Gap(gap))),
                 Some(Ok(Step::Snapshot(snapshot))) => Some(Ok(Message::Snapshot(snapshot.events))),

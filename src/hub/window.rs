@@ -8,11 +8,11 @@
 
 use crate::{
     Topic, Topics,
-    replay::{Cursor, Entry, Limits, Page, Shelf},
+    replay::{Cursor, Entry, Limits, Page, Run, Shelf},
     sync::Mutex,
 };
 use slab::Slab;
-use std::{fmt, sync::Arc, task::Waker};
+use std::{collections::HashSet, fmt, sync::Arc, task::Waker};
 use tokio::time::Instant;
 
 pub(crate) struct Window {
@@ -27,6 +27,8 @@ struct State {
     seats: Vec<Slab<usize>>,
     waiters: Slab<Waiter>,
     closed: bool,
+    /// How often a topic was forgotten.
+    forgotten: u64,
     /// The list of wakers of the last publish, kept for its memory.
     spare: Vec<Waker>,
 }
@@ -46,6 +48,14 @@ pub(crate) struct Published {
     pub(crate) events: u64,
     pub(crate) bytes: u64,
     pub(crate) waiting_since: Option<Instant>,
+}
+
+/// Of which run the window is, and how often something was forgotten: what a page says of a topic holds only as long as
+/// this is the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Age {
+    pub(crate) run: Run,
+    forgotten: u64,
 }
 
 /// A subscription's place among the waiters.
@@ -87,6 +97,7 @@ impl Window {
                 seats: Vec::new(),
                 waiters: Slab::new(),
                 closed: false,
+                forgotten: 0,
                 spare: Vec::new(),
             }),
         }
@@ -131,16 +142,10 @@ impl Window {
         drop(waiter);
     }
 
-    /// Where a cursor stands that a client sent. `Off` also if it is ahead of the log, or if only the store knows whether
-    /// its topics are finished.
+    /// Where a cursor stands that a client sent. `Off` also if it is ahead of the log.
     pub(crate) fn assess(&self, attached: &Attached, cursor: Cursor) -> Standing {
         let state = self.state.lock();
-        // After a restart, only the store knows which topics are finished.
-        let known = attached.rows().all(|row| state.shelf.knows(row));
-        if !known || cursor.position() > state.head.position() {
-            return Standing::Off;
-        }
-        state.standing(attached, cursor)
+        if cursor.position() > state.head.position() { Standing::Off } else { state.standing(attached, cursor) }
     }
 
     /// Takes up to `max_events` entries after the cursor, or up to the one that reaches `max_bytes`. If there is none,
@@ -198,10 +203,14 @@ impl Window {
     }
 
     /// Takes over what a page of the store says of topics that were not published to since the hub was opened.
-    pub(crate) fn learn(&self, attached: &Attached, topics: &Topics, page: &Page) {
+    pub(crate) fn learn(&self, attached: &Attached, topics: &Topics, page: &Page, age: Age) {
+        let finished: HashSet<&Topic> = page.finished.iter().collect();
         let mut state = self.state.lock();
-        for (row, topic) in attached.rows().zip(topics) {
-            state.shelf.learn(row, page.finished.contains(topic), page.through.position());
+        // What was true of an older run, or before a topic was forgotten, may not be true of this one.
+        if page.through.run() == state.head.run() && state.age() == age {
+            for (row, topic) in attached.rows().zip(topics) {
+                state.shelf.learn(row, finished.contains(topic), page.through.position());
+            }
         }
     }
 
@@ -220,6 +229,19 @@ impl Window {
         let mut state = self.state.lock();
         forget_behind();
         state.shelf.forget(topic);
+        state.forgotten += 1;
+    }
+
+    /// Sends those who follow some topics, and are not past a position, to the store: what lies before was lost.
+    pub(crate) fn lose(&self, topics: &Topics, position: u64) {
+        let mut state = self.state.lock();
+        let mut wakers = std::mem::take(&mut state.spare);
+        for topic in topics {
+            state.wake_topic(topic, None, &mut wakers);
+            state.shelf.lose(topic, position);
+        }
+        drop(state);
+        self.wake(wakers);
     }
 
     /// Starts anew at `head`: the log was replaced or rewound. Every subscription is sent to the store.
@@ -229,6 +251,22 @@ impl Window {
         state.reset(head, &mut wakers);
         drop(state);
         self.wake(wakers);
+    }
+
+    /// The same, unless the window is no longer what it was.
+    pub(crate) fn reset_if(&self, age: Age, head: Cursor) {
+        let mut state = self.state.lock();
+        if state.age() != age || head.run() == age.run {
+            return;
+        }
+        let mut wakers = std::mem::take(&mut state.spare);
+        state.reset(head, &mut wakers);
+        drop(state);
+        self.wake(wakers);
+    }
+
+    pub(crate) fn age(&self) -> Age {
+        self.state.lock().age()
     }
 
     /// Ends every subscription once it has what there is.
@@ -253,7 +291,11 @@ impl Window {
         if wakers.capacity() == 0 {
             return;
         }
-        wakers.drain(..).for_each(Waker::wake);
+        let waking = Waking(&mut wakers);
+        while let Some(waker) = waking.0.pop() {
+            waker.wake();
+        }
+        drop(waking);
         let mut state = self.state.lock();
         if state.spare.capacity() < wakers.capacity() {
             std::mem::swap(&mut state.spare, &mut wakers);
@@ -261,11 +303,25 @@ impl Window {
     }
 }
 
+/// Wakes the rest also if one of them panics.
+struct Waking<'a>(&'a mut Vec<Waker>);
+
+impl Drop for Waking<'_> {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(Waker::wake);
+    }
+}
+
 impl State {
+    fn age(&self) -> Age {
+        Age { run: self.head.run(), forgotten: self.forgotten }
+    }
+
     fn standing(&self, attached: &Attached, cursor: Cursor) -> Standing {
         let position = cursor.position();
-        let mut rows = attached.rows();
-        if cursor.run() != self.head.run() || rows.any(|row| self.shelf.floor(row) > position) {
+        // After a restart, only the store knows which topics are finished.
+        let off = |row| self.shelf.floor(row) > position || !self.shelf.knows(row);
+        if cursor.run() != self.head.run() || attached.rows().any(off) {
             return Standing::Off;
         }
         if attached.rows().any(|row| self.shelf.has_after(row, position)) {
@@ -293,15 +349,19 @@ impl State {
         self.head = cursor;
         let now = Instant::now();
         self.shelf.expire(now);
+        self.wake_topic(entry.record().topic(), Some(now), wakers);
+        self.shelf.push(entry, now);
+    }
+
+    fn wake_topic(&mut self, topic: &Topic, since: Option<Instant>, wakers: &mut Vec<Waker>) {
         // A topic that is followed has a row, and its row stays in place.
-        if let Some(seats) = self.shelf.row(entry.record().topic()).and_then(|row| self.seats.get(row)) {
+        if let Some(seats) = self.shelf.row(topic).and_then(|row| self.seats.get(row)) {
             for (_, &waiter) in seats {
                 let waiter = &mut self.waiters[waiter];
-                waiter.since.get_or_insert(now);
+                waiter.since = waiter.since.or(since);
                 wakers.extend(waiter.waker.take());
             }
         }
-        self.shelf.push(entry, now);
     }
 
     fn reset(&mut self, head: Cursor, wakers: &mut Vec<Waker>) {
@@ -314,10 +374,13 @@ impl State {
 impl fmt::Debug for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state.lock();
+        let (head, contents, subscriptions) = (state.head, state.shelf.contents(), state.waiters.len());
+        // The lock is not held while code of the application may run, which what is written to may be.
+        drop(state);
         f.debug_struct("Window")
-            .field("head", &state.head)
-            .field("shelf", &state.shelf)
-            .field("subscriptions", &state.waiters.len())
+            .field("head", &head)
+            .field("contents", &contents)
+            .field("subscriptions", &subscriptions)
             .finish_non_exhaustive()
     }
 }

@@ -44,7 +44,10 @@ impl AppendError {
         Self { unknown: false, source: source.into() }
     }
 
-    /// Some or all of the batch may have been stored, or may yet be: a connection broke while the answer was awaited.
+    /// Some or all of the batch may have been stored: a connection broke while the answer was awaited.
+    ///
+    /// What a read that begins after this answer does not find *must not* be stored later: a store whose server may still
+    /// be at work has to see to that before it reads, by its transaction or by a fence.
     pub fn unknown(source: impl Into<Source>) -> Self {
         Self { unknown: true, source: source.into() }
     }

@@ -53,9 +53,12 @@ impl Record {
     /// # Errors
     ///
     /// When `body` is not what [`Record::body`] gave: then it could break the stream of every client that reads it.
-    pub fn from_stored(topic: Topic, kind: Kind, body: Bytes, time: SystemTime) -> Result<Self, BodyError> {
-        encode::check_body(&body).map_err(BodyError)?;
-        Ok(Self::with_body(topic, kind, body, time))
+    pub fn from_stored(topic: Topic, kind: Kind, body: &[u8], time: SystemTime) -> Result<Self, BodyError> {
+        encode::check_body(body).map_err(BodyError)?;
+        // Into memory of our own, with room for the id: so the memory of others is never freed under a lock.
+        let mut own = BytesMut::with_capacity(body.len() + encode::ID_ROOM);
+        own.extend_from_slice(body);
+        Ok(Self::with_body(topic, kind, own.freeze(), time))
     }
 
     fn with_body(topic: Topic, kind: Kind, body: Bytes, time: SystemTime) -> Self {
@@ -94,6 +97,17 @@ impl Record {
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.body
+    }
+
+    /// Whether this ends its topic and says nothing else.
+    pub(crate) fn is_bare_finish(&self) -> bool {
+        self.kind == Kind::Finish && self.body.is_empty()
+    }
+
+    /// Body, key and labels, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        let labels: usize = self.labels().map(|(name, value)| name.len() + value.len()).sum();
+        self.body.len() + self.key().map_or(0, str::len) + labels
     }
 
     /// When the record was made.
@@ -176,7 +190,7 @@ impl Entry {
         let len = body.len();
         // The only holder of a body writes the id behind it, into the room that the encoder left there.
         let mut frame = body.try_into_mut().unwrap_or_else(|shared| {
-            let mut copy = BytesMut::with_capacity(len + 64);
+            let mut copy = BytesMut::with_capacity(len + encode::ID_ROOM);
             copy.extend_from_slice(&shared);
             copy
         });
@@ -211,7 +225,8 @@ impl Entry {
     pub(crate) fn cost(&self) -> usize {
         // Two counts, the allocator's own, and the places in the lists that hold it.
         const LISTS: usize = 64;
-        self.frame.len() + encode::ROOM + size_of::<Self>() + LISTS
+        let extra = self.record.size() - self.record.body.len();
+        self.frame.len() + extra + encode::ROOM + size_of::<Self>() + LISTS
     }
 }
 

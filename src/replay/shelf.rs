@@ -8,7 +8,8 @@ use super::{Entry, Kind};
 use crate::Topic;
 use slab::Slab;
 use std::{
-    collections::{HashMap, VecDeque},
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -153,6 +154,8 @@ impl Shelf {
     pub(crate) fn push(&mut self, entry: Arc<Entry>, now: Instant) {
         let row = self.row_or_new(entry.record().topic());
         let position = entry.position();
+        // An event that was accepted says that the topic is not finished, whatever was known.
+        self.rows[row].finished = None;
         if entry.record().kind() == Kind::Finish {
             self.rows[row].finished = Some(position);
             if self.limits.finished.is_some() {
@@ -176,7 +179,7 @@ impl Shelf {
         } {
             self.evict(row);
         }
-        while self.bytes > self.limits.total_bytes {
+        while self.bytes > self.limits.total_bytes && !self.order.is_empty() {
             self.evict_oldest();
         }
         if self.order.len() > 2 * self.entries + 64 {
@@ -250,6 +253,20 @@ impl Shelf {
         self.drop_if_void(row);
     }
 
+    /// Raises the floor of a topic, and removes what lies below.
+    pub(crate) fn lose(&mut self, topic: &Topic, position: u64) {
+        let Some(row) = self.row(topic) else {
+            self.base = self.base.max(position);
+            return;
+        };
+        while self.rows[row].front().is_some_and(|front| front <= position) {
+            self.evict(row);
+        }
+        let it = &mut self.rows[row];
+        it.floor = it.floor.max(position);
+        self.drop_if_void(row);
+    }
+
     /// Removes everything: the log continues from `base`. Pinned rows stay in place, empty.
     pub(crate) fn clear(&mut self, base: u64) {
         self.order.clear();
@@ -289,8 +306,8 @@ impl Shelf {
     pub(crate) fn learn(&mut self, row: usize, finished: bool, position: u64) {
         let it = &mut self.rows[row];
         it.known = true;
-        if finished && it.finished.is_none() {
-            it.finished = Some(position);
+        if finished {
+            it.finished = Some(it.finished.map_or(position, |known| known.min(position)));
         }
     }
 
@@ -310,7 +327,7 @@ impl Shelf {
         out: &mut impl Extend<Arc<Entry>>,
     ) -> bool {
         let (mut events, mut bytes) = (0, 0);
-        let mut put = |entry: &Arc<Entry>| {
+        let put = |entry: &Arc<Entry>| {
             let fits = events < max_events && bytes < max_bytes;
             if fits {
                 events += 1;
@@ -325,37 +342,51 @@ impl Shelf {
             // The usual case, live delivery of one topic: nothing is allocated.
             return first.entries.range(first.after(after)..).all(put);
         };
-        let mut heads: Vec<_> = [first, second]
-            .into_iter()
-            .chain(rows)
-            .map(|row| row.entries.range(row.after(after)..).peekable())
-            .collect();
-        loop {
-            let next = heads.iter_mut().filter_map(|head| Some((head.peek()?.position(), head)));
-            match next.min_by_key(|(position, _)| *position).and_then(|(_, head)| head.next()) {
-                None => return true,
-                Some(entry) if put(entry) => {}
-                Some(_) => return false,
-            }
-        }
+        let mut heads: Vec<_> =
+            [first, second].into_iter().chain(rows).map(|row| row.entries.range(row.after(after)..)).collect();
+        merge(&mut heads, Reverse).all(put)
     }
 
     /// The position before the last `n` entries of some rows.
     pub(crate) fn before_last(&self, rows: impl Iterator<Item = usize>, n: usize) -> u64 {
-        let mut last: Vec<u64> =
-            rows.flat_map(|row| self.rows[row].entries.iter().rev().take(n)).map(|entry| entry.position()).collect();
-        last.sort_unstable_by(|a, b| b.cmp(a));
-        last.truncate(n);
-        last.last().map_or(u64::MAX, |first| first - 1)
+        let mut tails: Vec<_> = rows.map(|row| self.rows[row].entries.iter().rev()).collect();
+        merge(&mut tails, |position| position).take(n).last().map_or(u64::MAX, |first| first.position() - 1)
+    }
+}
+
+/// The entries of several rows in one order: of those that come next, the one with the greatest key.
+fn merge<'a, K: Ord>(
+    rows: &mut [impl Iterator<Item = &'a Arc<Entry>>],
+    key: impl Fn(u64) -> K,
+) -> impl Iterator<Item = &'a Arc<Entry>> {
+    let mut nexts: Vec<_> = rows.iter_mut().map(Iterator::next).collect();
+    let mut heap: BinaryHeap<_> =
+        nexts.iter().enumerate().filter_map(|(row, next)| Some((key(next.as_ref()?.position()), row))).collect();
+    std::iter::from_fn(move || {
+        let (_, row) = heap.pop()?;
+        let next = rows[row].next();
+        heap.extend(next.map(|entry| (key(entry.position()), row)));
+        std::mem::replace(&mut nexts[row], next)
+    })
+}
+
+/// How much a shelf holds.
+#[derive(Debug)]
+#[expect(dead_code, reason = "for `Debug`")]
+pub(crate) struct Contents {
+    topics: usize,
+    entries: usize,
+    bytes: usize,
+}
+
+impl Shelf {
+    pub(crate) fn contents(&self) -> Contents {
+        Contents { topics: self.rows.len(), entries: self.entries, bytes: self.bytes }
     }
 }
 
 impl std::fmt::Debug for Shelf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shelf")
-            .field("topics", &self.rows.len())
-            .field("entries", &self.entries)
-            .field("bytes", &self.bytes)
-            .finish_non_exhaustive()
+        self.contents().fmt(f)
     }
 }

@@ -135,6 +135,7 @@ pub(crate) type Outcomes = Result<Vec<Result<Cursor, Refused>>, AppendError>;
 
 /// A store whose type was forgotten, so that the types of a hub do not depend on it. The futures own the store.
 pub(crate) trait ErasedStore: Send + Sync {
+    fn head(self: Arc<Self>) -> BoxFuture<Result<Cursor, ReadError>>;
     fn append(self: Arc<Self>, records: Arc<[Record]>) -> BoxFuture<Outcomes>;
     fn read(self: Arc<Self>, read: Read) -> BoxFuture<Result<Page, ReadError>>;
     fn forget(self: Arc<Self>, topic: Topic) -> BoxFuture<Result<(), ReadError>>;
@@ -142,6 +143,10 @@ pub(crate) trait ErasedStore: Send + Sync {
 }
 
 impl<S: ReplayStore> ErasedStore for S {
+    fn head(self: Arc<Self>) -> BoxFuture<Result<Cursor, ReadError>> {
+        Box::pin(async move { ReplayStore::head(&*self).await })
+    }
+
     fn append(self: Arc<Self>, records: Arc<[Record]>) -> BoxFuture<Outcomes> {
         Box::pin(async move { ReplayStore::append(&*self, records).await })
     }

@@ -69,7 +69,7 @@ fn in_millis(record: &Record) -> Record {
     let time = record.time().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
     let time = SystemTime::UNIX_EPOCH + Duration::from_millis(time.try_into().unwrap());
     let (topic, body) = (record.topic().clone(), record.body().clone());
-    let mut copy = Record::from_stored(topic, record.kind(), body, time).unwrap();
+    let mut copy = Record::from_stored(topic, record.kind(), &body, time).unwrap();
     if let Some(key) = record.key() {
         copy = copy.with_key(key);
     }

@@ -21,7 +21,7 @@ pub(crate) fn record(fault: Fault, given: &Record) -> Record {
         Ok(since) if fault == TimeInSeconds => SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs()),
         _ => given.time(),
     };
-    let mut record = Record::from_stored(given.topic().clone(), kind, body, time).unwrap();
+    let mut record = Record::from_stored(given.topic().clone(), kind, &body, time).unwrap();
     if let Some(key) = given.key().filter(|key| fault != KeyIsDropped && (fault != EmptyKeyIsNone || !key.is_empty())) {
         record = record.with_key(key);
     }

@@ -31,6 +31,8 @@ impl Follower {
             through: None,
             gap: None,
             told: 0,
+            owed_from: None,
+            stuck: 0,
             outcome: Resume::Fresh,
             opened: false,
             phase: Phase::Ended(None),
@@ -47,7 +49,8 @@ impl Follower {
     pub(crate) fn start(&mut self, start: Start) {
         self.start = start;
         if self.outcome == Resume::Fresh {
-            self.begin(self.cursor);
+            self.clear();
+            self.begin(self.shared.window.head());
         }
     }
 
@@ -80,13 +83,14 @@ impl Follower {
         if last.is_absent() {
             return;
         }
+        self.clear();
         if let Some(cursor) = last.as_str().and_then(|text| text.parse().ok()) {
             self.outcome = Resume::Resumed;
             self.follow_from(cursor);
         } else {
-            let head = self.cursor;
+            let head = self.shared.window.head();
             self.outcome = Resume::Gap(GapReason::Malformed);
-            self.gap = Some((Gap { reason: GapReason::Malformed, after: None, through: head }, head));
+            self.set_gap(Gap { reason: GapReason::Malformed, after: None, through: head }, head);
             self.begin(head);
         }
     }

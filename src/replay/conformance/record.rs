@@ -36,7 +36,7 @@ pub(super) async fn round_trip<S: ReplayStore>(mut log: Trial<S>) -> Verdict {
     ];
     for time in [Duration::ZERO, Duration::from_micros(1_700_000_000_123_456), Duration::from_secs(1 << 33)] {
         let body = Bytes::from_static(b"data: at some time\n");
-        let record = Record::from_stored(plain.clone(), Kind::Event, body, SystemTime::UNIX_EPOCH + time);
+        let record = Record::from_stored(plain.clone(), Kind::Event, &body, SystemTime::UNIX_EPOCH + time);
         batch.extend(record.ok());
     }
     batch.push(Record::finish(&plain, Some(Event::new().data("the end"))).with_key("k").with_label("l", "v"));
