@@ -44,6 +44,7 @@ fn held(gate: &Arc<Semaphore>, running: &Arc<AtomicUsize>) -> Snapshots {
     })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "of what was just awaited")]
 fn is_snapshot(message: Option<Message>) -> bool {
     matches!(message, Some(Message::Snapshot(_)))
 }

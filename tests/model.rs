@@ -280,7 +280,9 @@ async fn run(script: Vec<Step>) {
                 let position = log.0.lock().unwrap().position;
                 let kept = truth.events.iter().filter(|(p, _)| *p <= position).count();
                 truth.events.truncate(kept);
-                clients.iter_mut().for_each(|client| client.lose(kept));
+                for client in &mut clients {
+                    client.lose(kept);
+                }
                 hub = open(&log).await;
             }
             Step::NewLog => {

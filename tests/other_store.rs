@@ -268,3 +268,24 @@ async fn a_gap_that_is_not_yet_reported_grows_and_is_reported_once() {
     assert_eq!(data(&mut subscription).await, "2");
     assert!(is_silent(&mut subscription).await);
 }
+
+#[tokio::test(start_paused = true)]
+async fn forgetting_waits_for_an_append_that_is_under_way() {
+    let (hub, faults) = hub().await;
+    faults.next_append(Fault::Hangs);
+    let (finisher, forgetter) = (hub.clone(), hub.clone());
+    let finish = tokio::spawn(async move { finisher.finish(topic(), None).await });
+    while faults.appends() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let forget = tokio::spawn(async move { forgetter.forget(topic()).await });
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(!forget.is_finished());
+    faults.release();
+    finish.await.unwrap().unwrap();
+    forget.await.unwrap().unwrap();
+    let mut live = hub.subscribe(topic());
+    hub.publish(topic(), text("alive")).await.unwrap();
+    assert_eq!(data(&mut live).await, "alive");
+    assert!(is_silent(&mut live).await, "it did not end");
+}

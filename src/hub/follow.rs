@@ -34,7 +34,7 @@ use std::{
 const BATCH: (usize, usize) = (64, FRAME_TARGET);
 
 /// Pages, or batches of the window, that one poll may go through.
-const MOST_ROUNDS: u32 = 64;
+const MOST_ROUNDS: u32 = 8;
 
 /// Pages in a row that may lead nowhere before the store is taken for broken.
 const MOST_STUCK: u32 = 16;

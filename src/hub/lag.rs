@@ -40,7 +40,7 @@ impl LagBudget {
         Self { bytes: Some(bytes), ..self }
     }
 
-    /// At most this long behind the oldest event that it has not read.
+    /// At most this long without once having everything: a subscription that is always a little behind is ended, too.
     pub const fn time(self, time: Duration) -> Self {
         Self { time: Some(time), ..self }
     }
