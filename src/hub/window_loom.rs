@@ -1,7 +1,7 @@
 //! Every interleaving of a publisher and followers around the window: no wake-up is lost, no entry skipped or repeated,
 //! also where a follower falls off the window and comes back to it.
 //!
-//! `RUSTFLAGS="--cfg tidings_loom" cargo test --release --lib loom`
+//! `LOOM_MAX_PREEMPTIONS=3 RUSTFLAGS="--cfg tidings_loom" cargo test --lib loom`
 
 use super::*;
 use crate::{
@@ -44,7 +44,9 @@ impl Log {
             match standing {
                 Standing::Behind => {}
                 Standing::Off => {
+                    let age = self.window.age();
                     let page = self.ring.read_now(&Read::new(T, ReadFrom::After(cursor)));
+                    self.window.learn(attached, &T.into(), &page, age);
                     assert_eq!((page.floor, page.foreign), (0, false));
                     taken = page.entries;
                 }
@@ -126,6 +128,8 @@ fn loom_closing_wakes_those_who_wait() {
     loom::model(|| {
         let log = LoomArc::new(Log::new(1));
         let (attached, mut cursor) = log.window.attach(&T.into());
+        let page = log.ring.read_now(&Read::new(T, ReadFrom::After(cursor)));
+        log.window.learn(&attached, &T.into(), &page, log.window.age());
         let closer = {
             let log = LoomArc::clone(&log);
             thread::spawn(move || log.window.close())
