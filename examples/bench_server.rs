@@ -16,6 +16,8 @@
 //! | `--window EVENTS` | 1024 | kept ready to be sent, for each topic |
 //! | `--retain EVENTS` | 10000 | kept for those who come back, for each topic |
 //! | `--keep-alive-ms MS` | 15000 | the heartbeats' interval; 0 for none |
+//! | `--gap report\|snapshot\|end` | report | what becomes of a subscription after a gap; a snapshot is one event of type `snapshot` |
+//! | `--lag-budget EVENTS` | none | how far a subscription may fall behind before it is ended |
 //! | `--workers THREADS` | 1 | of the runtime |
 //!
 //! | request | |
@@ -23,6 +25,7 @@
 //! | `GET /events` | the events of `topic` (any number of times; default: `bench`); with `replay=all`, a client that has no last id begins with all that is held |
 //! | `POST /publish` | publishes the body to `topic` as one event of type `update`, and answers its id |
 //! | `POST /publish?n=N` | publishes N events of `size` bytes (default: 128) in the background, `rate` a second (default: 0, as fast as it goes), `burst` at a time (default: 1); their data begins with `CLOCK_MONOTONIC` in nanoseconds, as 16 hexadecimal digits |
+//! | `POST /finish` | finishes `topic`, and answers the id of the end |
 //! | `GET /stats` | what is known, as JSON |
 
 use axum::{
@@ -62,7 +65,8 @@ use std::{
     time::Duration,
 };
 use tidings::{
-    Event, EventType, Hub, KeepAlive, PublishError, Refusal, Start, Subscription, Topic, Topics,
+    Event, EventType, GapPolicy, Hub, KeepAlive, LagBudget, PublishError, Refusal, Snapshots, Start, Subscription,
+    Topic, Topics,
     replay::{Cursor, Ring},
 };
 use tokio::{
@@ -119,6 +123,8 @@ struct Options {
     window: usize,
     retain: usize,
     keep_alive: Duration,
+    gap: OnGap,
+    lag_budget: Option<u64>,
     workers: NonZeroUsize,
 }
 
@@ -126,6 +132,13 @@ struct Options {
 enum Via {
     Hyper,
     Axum,
+}
+
+#[derive(Clone, Copy)]
+enum OnGap {
+    Report,
+    Snapshot,
+    End,
 }
 
 #[derive(Clone, Copy)]
@@ -143,6 +156,8 @@ impl Options {
             window: 1024,
             retain: 10_000,
             keep_alive: Duration::from_secs(15),
+            gap: OnGap::Report,
+            lag_budget: None,
             workers: NonZeroUsize::MIN,
         };
         while let Some(name) = args.next() {
@@ -155,6 +170,11 @@ impl Options {
                 "--window" => options.window = parsed(&name, &value()?)?,
                 "--retain" => options.retain = parsed(&name, &value()?)?,
                 "--keep-alive-ms" => options.keep_alive = Duration::from_millis(parsed(&name, &value()?)?),
+                "--gap" => {
+                    let choices = [("report", OnGap::Report), ("snapshot", OnGap::Snapshot), ("end", OnGap::End)];
+                    options.gap = one_of(&name, &value()?, &choices)?;
+                }
+                "--lag-budget" => options.lag_budget = Some(parsed(&name, &value()?)?),
                 "--workers" => options.workers = parsed(&name, &value()?)?,
                 _ => return Err(format!("unknown argument {name:?}")),
             }
@@ -168,7 +188,15 @@ impl Options {
             interval => KeepAlive::new().interval(interval),
         };
         // Only the counts are to bound what is kept.
-        let hub = Hub::builder().window_events(self.window).window_bytes(usize::MAX).keep_alive(keep_alive);
+        let mut hub = Hub::builder().window_events(self.window).window_bytes(usize::MAX).keep_alive(keep_alive);
+        hub = hub.on_gap(match self.gap {
+            OnGap::Report => GapPolicy::Report,
+            OnGap::Snapshot => GapPolicy::Snapshot(Snapshots::new(|_| async { Ok::<_, Infallible>(vec![snapshot()]) })),
+            OnGap::End => GapPolicy::End,
+        });
+        if let Some(events) = self.lag_budget {
+            hub = hub.lag_budget(LagBudget::new().events(events));
+        }
         match self.store {
             Store::Ring => {
                 let ring = Ring::new().events_per_topic(self.retain);
@@ -209,8 +237,9 @@ async fn serve_with_hyper(bench: Arc<Bench>, listener: TcpListener) -> io::Resul
                 }
                 // hyper keeps the room of this future for as long as the connection lives.
                 (&Method::POST, "/publish") => Box::pin(bench.publish(request)).await.map(Either::Right),
+                (&Method::POST, "/finish") => Box::pin(bench.finish(request.uri())).await.map(Either::Right),
                 (&Method::GET, "/stats") => bench.stats().map(Either::Right),
-                (_, "/publish" | "/stats") => text(StatusCode::METHOD_NOT_ALLOWED, "").map(Either::Right),
+                (_, "/publish" | "/finish" | "/stats") => text(StatusCode::METHOD_NOT_ALLOWED, "").map(Either::Right),
                 _ => text(StatusCode::NOT_FOUND, "").map(Either::Right),
             };
             Ok::<_, Infallible>(response)
@@ -244,7 +273,7 @@ async fn serve_with_hyper(bench: Arc<Bench>, listener: TcpListener) -> io::Resul
 
 async fn serve_with_axum(bench: Arc<Bench>, listener: TcpListener) -> io::Result<()> {
     let events = bench.hub.handler(bench.subscriptions());
-    let (opening, publishing) = (Arc::clone(&bench), Arc::clone(&bench));
+    let (opening, publishing, finishing) = (Arc::clone(&bench), Arc::clone(&bench), Arc::clone(&bench));
     let app = Router::new()
         .route(
             "/events",
@@ -254,6 +283,7 @@ async fn serve_with_axum(bench: Arc<Bench>, listener: TcpListener) -> io::Result
             }),
         )
         .route("/publish", post(async move |request: axum::extract::Request| publishing.publish(request).await))
+        .route("/finish", post(async move |uri: Uri| finishing.finish(&uri).await))
         .route("/stats", get(async move || bench.stats()));
     let listener = listener.tap_io(|stream| {
         let _ = stream.set_nodelay(true);
@@ -309,6 +339,19 @@ impl Bench {
         }
     }
 
+    async fn finish(&self, uri: &Uri) -> Response<String> {
+        let topic = match publication(uri) {
+            Ok((topic, None)) => topic,
+            Ok((_, Some(_))) => return text(StatusCode::BAD_REQUEST, "only topic goes here"),
+            Err(error) => return text(StatusCode::BAD_REQUEST, error),
+        };
+        match self.hub.finish(topic, None).await {
+            Ok(id) => text(StatusCode::OK, id.to_string()),
+            Err(error) if error.is_finished() => text(StatusCode::CONFLICT, error.to_string()),
+            Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        }
+    }
+
     async fn publish_update(&self, topic: &Topic, data: &str) -> Result<Cursor, PublishError> {
         let event = Event::new().event_type(EventType::from_static("update")).data(data);
         let id = self.hub.publish(topic, event).await?;
@@ -325,6 +368,11 @@ impl Bench {
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response
     }
+}
+
+/// There is no state behind these events: this stands for it.
+fn snapshot() -> Event {
+    Event::new().event_type(EventType::from_static("snapshot")).data("")
 }
 
 fn text(status: StatusCode, text: impl Into<String>) -> Response<String> {
