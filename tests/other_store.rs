@@ -289,3 +289,16 @@ async fn forgetting_waits_for_an_append_that_is_under_way() {
     assert_eq!(data(&mut live).await, "alive");
     assert!(is_silent(&mut live).await, "it did not end");
 }
+
+#[tokio::test(start_paused = true)]
+async fn forgetting_does_not_wait_for_ever_for_a_store_that_cannot_be_read() {
+    let (hub, faults) = hub().await;
+    faults.next_append(Fault::UnknownButStored);
+    for _ in 0..100_000 {
+        faults.next_read(Fault::Refused);
+    }
+    assert!(hub.publish(topic(), text("stored")).await.unwrap_err().is_unknown());
+    let hour = Duration::from_secs(3600);
+    let forgotten = tokio::time::timeout(hour, hub.forget(topic())).await;
+    assert!(forgotten.expect("the hub answers").is_err());
+}

@@ -100,9 +100,6 @@ enum Store {
 
 impl Shared {
     fn check(&self, record: &Record) -> Result<(), PublishError> {
-        if self.window.is_closed() {
-            return Err(PublishErrorKind::Closed.into());
-        }
         let (size, limit) = (record.size(), self.max_event_bytes);
         if size > limit { Err(PublishErrorKind::TooLarge { size, limit }.into()) } else { Ok(()) }
     }

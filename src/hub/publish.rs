@@ -15,7 +15,7 @@ use crate::{
     replay::{AppendError, Cursor, Entry, ErasedStore, Outcomes, Read, ReadError, ReadFrom, Record, Ring},
     sync::Mutex,
 };
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, error::Error, sync::Arc, time::Duration};
 use tokio::{
     runtime::Handle,
     sync::oneshot,
@@ -38,7 +38,6 @@ pub(crate) struct Queue {
 struct QueueState {
     taken: bool,
     waiting: Vec<Job>,
-    forgetting: Vec<Forget>,
     /// Whether the runtime in which the hub was opened has ended.
     home_lost: bool,
     /// The topics of a batch that is with the store, or whose outcome is unknown.
@@ -47,25 +46,28 @@ struct QueueState {
 
 #[derive(Debug)]
 struct Job {
-    records: Vec<Record>,
-    count: usize,
-    reply: oneshot::Sender<Vec<Outcome>>,
+    work: Work,
     runtime: Handle,
 }
 
 #[derive(Debug)]
-struct Forget {
-    topic: Topic,
-    reply: oneshot::Sender<Result<(), ReadError>>,
-    runtime: Handle,
+enum Work {
+    Append(Append),
+    Forget(Topic, oneshot::Sender<Result<(), ReadError>>),
+}
+
+#[derive(Debug)]
+struct Append {
+    records: Vec<Record>,
+    count: usize,
+    reply: oneshot::Sender<Vec<Outcome>>,
 }
 
 /// Forgets a topic, between two batches: an answer that is under way would bring it back.
 pub(crate) async fn forget(shared: &Arc<Shared>, topic: Topic) -> Result<(), ReadError> {
     let runtime = Handle::try_current().map_err(ReadError::new)?;
     let (reply, answer) = oneshot::channel();
-    shared.queue.state.lock().forgetting.push(Forget { topic, reply, runtime });
-    drop(Turn::try_take(shared));
+    enqueue(shared, Job { work: Work::Forget(topic, reply), runtime });
     answer.await.unwrap_or_else(|lost| Err(ReadError::new(lost)))
 }
 
@@ -73,7 +75,11 @@ pub(crate) async fn forget(shared: &Arc<Shared>, topic: Topic) -> Result<(), Rea
 pub(crate) fn now(shared: &Arc<Shared>, record: Record) -> Outcome {
     shared.check(&record)?;
     let store = match &shared.store {
-        Store::Ring(ring) => return shared.window.publish(|show| push(ring, record, show)),
+        Store::Ring(ring) => {
+            let pushed = shared.window.publish_if_open(|show| push(ring, record, show));
+            return pushed.unwrap_or(Err(Kind::Closed.into()));
+        }
+        Store::Other(_) if shared.window.is_closed() => return Err(Kind::Closed.into()),
         Store::Other(store) => store,
     };
     let turn = Turn::try_take(shared).ok_or(Kind::Busy)?;
@@ -96,11 +102,17 @@ pub(crate) fn now(shared: &Arc<Shared>, record: Record) -> Outcome {
 
 /// Publishes a batch; one outcome for each record, in order.
 pub(crate) async fn all(shared: &Arc<Shared>, records: Vec<Record>) -> Vec<Outcome> {
+    let count = records.len();
     // What is too large is told apart first, so that the others go on without it.
     let checked = records.into_iter().map(|record| shared.check(&record).map(|()| record));
     if let Store::Ring(ring) = &shared.store {
         let checked: Vec<_> = checked.collect();
-        return shared.window.publish(|show| checked.into_iter().map(|record| push(ring, record?, show)).collect());
+        let pushed =
+            shared.window.publish_if_open(|show| checked.into_iter().map(|record| push(ring, record?, show)).collect());
+        return pushed.unwrap_or_else(|| failed(count, &Kind::Closed));
+    }
+    if shared.window.is_closed() {
+        return failed(count, &Kind::Closed);
     }
     let mut good = Vec::new();
     let refused: Vec<_> = checked.map(|record| record.map(|record| good.push(record)).err()).collect();
@@ -123,11 +135,15 @@ async fn wait_for_turn(shared: &Arc<Shared>, records: Vec<Record>) -> Vec<Outcom
     let count = records.len();
     let Ok(runtime) = Handle::try_current() else { return failed(count, &Kind::NoRuntime) };
     let (reply, answer) = oneshot::channel();
-    shared.queue.state.lock().waiting.push(Job { records, count, reply, runtime });
-    // Whoever has the turn passes it on to those who wait, and so does this one if there is none.
-    drop(Turn::try_take(shared));
+    enqueue(shared, Job { work: Work::Append(Append { records, count, reply }), runtime });
     // The task does not depend on this future: dropping it takes nothing back.
     answer.await.unwrap_or_else(|_| failed(count, &Kind::Lost))
+}
+
+fn enqueue(shared: &Arc<Shared>, job: Job) {
+    shared.queue.state.lock().waiting.push(job);
+    // Whoever has the turn passes it on to those who wait, and so does this one if there is none.
+    drop(Turn::try_take(shared));
 }
 
 fn failed(count: usize, kind: &Kind) -> Vec<Outcome> {
@@ -216,7 +232,8 @@ impl Turn {
                     Err(_) if self.shared.window.is_closed() => return,
                     Err(error) => {
                         jobs.append(&mut self.waiting());
-                        answer(jobs, &Kind::Store(Arc::new(error)));
+                        let why: Arc<dyn Error + Send + Sync> = Arc::new(error);
+                        refuse(jobs, &why);
                         sleep(backoff).await;
                         backoff = RECOVERY_BACKOFF.1.min(backoff * 2);
                         jobs = self.waiting();
@@ -225,30 +242,34 @@ impl Turn {
                 }
             }
             backoff = RECOVERY_BACKOFF.0;
-            let forgetting = std::mem::take(&mut self.shared.queue.state.lock().forgetting);
-            let idle = forgetting.is_empty();
-            for Forget { topic, reply, .. } in forgetting {
-                let forgotten = Arc::clone(store).forget(topic.clone()).await;
-                if forgotten.is_ok() {
-                    self.shared.window.forget(&topic, || ());
-                }
-                let _ = reply.send(forgotten);
-            }
             if jobs.is_empty() {
                 jobs = self.waiting();
             }
-            if !jobs.is_empty() {
-                self.append(store, std::mem::take(&mut jobs)).await;
-            } else if idle {
+            if jobs.is_empty() {
                 return;
+            }
+            let mut appends = Vec::new();
+            for job in std::mem::take(&mut jobs) {
+                match job.work {
+                    Work::Append(append) => appends.push(append),
+                    Work::Forget(topic, reply) => {
+                        let forgotten = Arc::clone(store).forget(topic.clone()).await;
+                        if forgotten.is_ok() {
+                            self.shared.window.forget(&topic, || ());
+                        }
+                        let _ = reply.send(forgotten);
+                    }
+                }
+            }
+            if !appends.is_empty() {
+                self.append(store, appends).await;
             }
         }
     }
 
-    /// Appends what some jobs ask for as one batch, and answers them.
-    async fn append(&self, store: &Arc<dyn ErasedStore>, mut jobs: Vec<Job>) {
-        let batch: Arc<[Record]> = jobs.iter_mut().flat_map(|job| std::mem::take(&mut job.records)).collect();
-        let counts: Vec<_> = jobs.iter().map(|job| job.count).collect();
+    /// Appends what some ask for as one batch, and answers them.
+    async fn append(&self, store: &Arc<dyn ErasedStore>, mut asked: Vec<Append>) {
+        let batch: Arc<[Record]> = asked.iter_mut().flat_map(|one| std::mem::take(&mut one.records)).collect();
         self.mark_unsure(&batch);
         let limit = self.shared.append_timeout;
         let mut append = Arc::clone(store).append(Arc::clone(&batch));
@@ -258,19 +279,20 @@ impl Turn {
         } else {
             // The append goes on, because what it stores must be shown. Nobody waits for it any more, nor longer than
             // this behind it.
-            answer(jobs, &Kind::Unknown(Arc::new(AppendError::unknown("the store did not answer in time"))));
-            jobs = Vec::new();
+            let unknown = Kind::Unknown(Arc::new(AppendError::unknown("the store did not answer in time")));
+            asked.drain(..).for_each(|one| one.fail(&unknown));
             loop {
                 if let Ok(outcomes) = timeout(limit, append.as_mut()).await {
                     break outcomes;
                 }
-                answer(self.waiting(), &Kind::Store(Arc::new(AppendError::refused("the store does not answer"))));
+                let why: Arc<dyn Error + Send + Sync> = Arc::new(AppendError::refused("the store does not answer"));
+                refuse(self.waiting(), &why);
             }
         };
         let mut answers = self.settle(&batch, outcomes).into_iter();
-        for (job, count) in jobs.into_iter().zip(counts) {
+        for one in asked {
             // A publisher that is gone needs no answer.
-            let _ = job.reply.send(answers.by_ref().take(count).collect());
+            let _ = one.reply.send(answers.by_ref().take(one.count).collect());
         }
     }
 
@@ -309,10 +331,8 @@ impl Drop for Turn {
         // new one would be dropped at once, again and again.
         let unsure = !state.unsure.is_empty() && std::thread::panicking();
         let current = unsure.then(|| Handle::try_current().ok()).flatten();
-        let first = jobs.first().map(|job| &job.runtime).or(state.forgetting.first().map(|forget| &forget.runtime));
         let home = self.shared.runtime.as_ref().filter(|_| !state.home_lost);
-        let home = first.map(|first| home.unwrap_or(first).clone());
-        let runtime = home.or(current);
+        let runtime = jobs.first().map(|job| home.unwrap_or(&job.runtime).clone()).or(current);
         state.taken = runtime.is_some();
         drop(state);
         if let Some(runtime) = runtime {
@@ -321,8 +341,18 @@ impl Drop for Turn {
     }
 }
 
-fn answer(jobs: Vec<Job>, kind: &Kind) {
+impl Append {
+    fn fail(self, kind: &Kind) {
+        let _ = self.reply.send(failed(self.count, kind));
+    }
+}
+
+/// Answers those who waited for a store that cannot be used: nothing of theirs was given to it.
+fn refuse(jobs: Vec<Job>, why: &Arc<dyn Error + Send + Sync>) {
     for job in jobs {
-        let _ = job.reply.send(failed(job.count, kind));
+        match job.work {
+            Work::Append(append) => append.fail(&Kind::Store(Arc::clone(why))),
+            Work::Forget(_, reply) => drop(reply.send(Err(ReadError::new(Arc::clone(why))))),
+        }
     }
 }

@@ -216,12 +216,12 @@ impl Window {
 
     /// Lets `append` give the log its next entries and shows them to everyone, in one critical section.
     pub(crate) fn publish<R>(&self, append: impl FnOnce(&mut dyn FnMut(Arc<Entry>)) -> R) -> R {
-        let mut state = self.state.lock();
-        let mut wakers = std::mem::take(&mut state.spare);
-        let result = append(&mut |entry| state.push(entry, &mut wakers));
-        drop(state);
-        self.wake(wakers);
-        result
+        self.change(|state, wakers| append(&mut |entry| state.push(entry, wakers)))
+    }
+
+    /// The same, unless the hub was closed.
+    pub(crate) fn publish_if_open<R>(&self, append: impl FnOnce(&mut dyn FnMut(Arc<Entry>)) -> R) -> Option<R> {
+        self.change(|state, wakers| (!state.closed).then(|| append(&mut |entry| state.push(entry, wakers))))
     }
 
     /// Removes what there is of a topic. Who follows it and has everything goes on; others are sent to the store.
@@ -234,35 +234,26 @@ impl Window {
 
     /// Sends those who follow some topics, and are not past a position, to the store: what lies before was lost.
     pub(crate) fn lose(&self, topics: &Topics, position: u64) {
-        let mut state = self.state.lock();
-        let mut wakers = std::mem::take(&mut state.spare);
-        for topic in topics {
-            state.wake_topic(topic, None, &mut wakers);
-            state.shelf.lose(topic, position);
-        }
-        drop(state);
-        self.wake(wakers);
+        self.change(|state, wakers| {
+            for topic in topics {
+                state.wake_topic(topic, None, wakers);
+                state.shelf.lose(topic, position);
+            }
+        });
     }
 
     /// Starts anew at `head`: the log was replaced or rewound. Every subscription is sent to the store.
     pub(crate) fn reset(&self, head: Cursor) {
-        let mut state = self.state.lock();
-        let mut wakers = std::mem::take(&mut state.spare);
-        state.reset(head, &mut wakers);
-        drop(state);
-        self.wake(wakers);
+        self.change(|state, wakers| state.reset(head, wakers));
     }
 
     /// The same, unless the window is no longer what it was.
     pub(crate) fn reset_if(&self, age: Age, head: Cursor) {
-        let mut state = self.state.lock();
-        if state.age() != age || head.run() == age.run {
-            return;
-        }
-        let mut wakers = std::mem::take(&mut state.spare);
-        state.reset(head, &mut wakers);
-        drop(state);
-        self.wake(wakers);
+        self.change(|state, wakers| {
+            if state.age() == age && head.run() != age.run {
+                state.reset(head, wakers);
+            }
+        });
     }
 
     pub(crate) fn age(&self) -> Age {
@@ -271,11 +262,10 @@ impl Window {
 
     /// Ends every subscription once it has what there is.
     pub(crate) fn close(&self) {
-        let mut state = self.state.lock();
-        state.closed = true;
-        let wakers = state.waiters.iter_mut().filter_map(|(_, waiter)| waiter.waker.take()).collect();
-        drop(state);
-        self.wake(wakers);
+        self.change(|state, wakers| {
+            state.closed = true;
+            state.wake_all(wakers);
+        });
     }
 
     #[cfg(feature = "test-util")]
@@ -287,9 +277,14 @@ impl Window {
         self.state.lock().closed
     }
 
-    fn wake(&self, mut wakers: Vec<Waker>) {
+    /// Changes the state under the lock, and then, outside of it, wakes whom that concerns.
+    fn change<R>(&self, change: impl FnOnce(&mut State, &mut Vec<Waker>) -> R) -> R {
+        let mut state = self.state.lock();
+        let mut wakers = std::mem::take(&mut state.spare);
+        let result = change(&mut state, &mut wakers);
+        drop(state);
         if wakers.capacity() == 0 {
-            return;
+            return result;
         }
         let waking = Waking(&mut wakers);
         while let Some(waker) = waking.0.pop() {
@@ -300,6 +295,8 @@ impl Window {
         if state.spare.capacity() < wakers.capacity() {
             std::mem::swap(&mut state.spare, &mut wakers);
         }
+        drop(state);
+        result
     }
 }
 
@@ -353,6 +350,10 @@ impl State {
         self.shelf.push(entry, now);
     }
 
+    fn wake_all(&mut self, wakers: &mut Vec<Waker>) {
+        wakers.extend(self.waiters.iter_mut().filter_map(|(_, waiter)| waiter.waker.take()));
+    }
+
     fn wake_topic(&mut self, topic: &Topic, since: Option<Instant>, wakers: &mut Vec<Waker>) {
         // A topic that is followed has a row, and its row stays in place.
         if let Some(seats) = self.shelf.row(topic).and_then(|row| self.seats.get(row)) {
@@ -367,7 +368,7 @@ impl State {
     fn reset(&mut self, head: Cursor, wakers: &mut Vec<Waker>) {
         self.head = head;
         self.shelf.clear(head.position());
-        wakers.extend(self.waiters.iter_mut().filter_map(|(_, waiter)| waiter.waker.take()));
+        self.wake_all(wakers);
     }
 }
 
