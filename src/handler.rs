@@ -36,6 +36,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// | another method | 405 with `allow` |
 /// | `accept` that excludes `text/event-stream` | 406 |
 /// | the function refuses | its response |
+/// | a topic does not exist, where they [have to be created](crate::HubBuilder::explicit_topics) | 404 |
 /// | the store cannot be read | 200 with only a `retry:`, and the end; or 503, see [`event_source_if`](Self::event_source_if) |
 #[must_use = "a handler does nothing unless it is mounted"]
 pub struct Handler<F> {
@@ -216,6 +217,7 @@ where
         let (retry, accel_buffering) = (subscription.draw_retry(), subscription.accel_buffering());
         let response = match subscription.opened().await {
             Ok(subscription) => subscription.into_http_response().map(HandlerBody::from),
+            Err(error) if error.is_unknown_topic() => with_status(StatusCode::NOT_FOUND),
             Err(_) => come_back(retry, event_source, accel_buffering),
         };
         if head_only { response.map(|_| HandlerBody::once(None)) } else { response }

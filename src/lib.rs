@@ -117,8 +117,8 @@ pub use crate::{
     field::{EventId, EventType, FieldError},
     handler::{Handler, HandlerBody, IntoSubscription, Refusal, SameTopics},
     hub::{
-        CursorMoves, EndReason, Gap, GapPolicy, GapReason, Hub, HubBuilder, LagBudget, Message, Names, PublishError,
-        Resume, Snapshots, Start, Subscription, SubscriptionBody, SubscriptionError,
+        CursorMoves, EndReason, Gap, GapPolicy, GapReason, Hub, HubBuilder, LagBudget, Message, Names, Producer,
+        PublishError, Resume, Snapshots, Start, Subscription, SubscriptionBody, SubscriptionError,
     },
     keep_alive::{Beat, KeepAlive, KeepAliveStream},
     last_event_id::{LAST_EVENT_ID, LAST_EVENT_ID_PARAMETER, LastEventId},

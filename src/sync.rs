@@ -1,5 +1,6 @@
 //! The lock that the crate uses. With `cfg(tidings_loom)` it is loom's, so that every interleaving can be tried.
 
+pub(crate) use self::imp::MutexGuard;
 #[cfg(all(test, tidings_loom))]
 use loom::sync as imp;
 #[cfg(not(all(test, tidings_loom)))]

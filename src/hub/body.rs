@@ -159,17 +159,24 @@ impl Wire {
     fn frame(&mut self, entry: &Entry) -> Bytes {
         let frame = self.bytes(entry);
         let second = self.follower.next_within(FRAME_TARGET.saturating_sub(frame.len()));
-        self.sent = Some(entry.cursor());
+        self.has_sent(entry);
         let Some(second) = second else { return frame };
         let mut joined = BytesMut::with_capacity(FRAME_TARGET);
         joined.extend_from_slice(&frame);
         let mut next = Some(second);
         while let Some(entry) = next {
             joined.extend_from_slice(&self.bytes(&entry));
-            self.sent = Some(entry.cursor());
+            self.has_sent(&entry);
             next = self.follower.next_within(FRAME_TARGET.saturating_sub(joined.len()));
         }
         joined.freeze()
+    }
+
+    /// An ephemeral event has no id.
+    fn has_sent(&mut self, entry: &Entry) {
+        if !entry.is_ephemeral() {
+            self.sent = Some(entry.cursor());
+        }
     }
 
     /// An entry's bytes; those of an end without an event are a move of the id like others.

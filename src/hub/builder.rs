@@ -1,6 +1,8 @@
 //! [`HubBuilder`]: a hub's settings, each with its default and why.
 
-use super::{CursorMoves, GapPolicy, Handle, Hub, LagBudget, Names, Queue, Settings, Shared, Store, Window};
+use super::{
+    CursorMoves, GapPolicy, Handle, Hub, LagBudget, Names, Queue, Settings, Shared, Store, Window, window::TopicLife,
+};
 use crate::{
     KeepAlive,
     replay::{Cursor, ErasedStore, Limits, ReadError, ReplayStore, Ring},
@@ -26,6 +28,8 @@ pub struct HubBuilder {
     settings: Settings,
     max_event_bytes: usize,
     append_timeout: Duration,
+    read_timeout: Duration,
+    topic_life: TopicLife,
 }
 
 impl HubBuilder {
@@ -38,12 +42,15 @@ impl HubBuilder {
                 bytes_per_topic: 4 * 1024 * 1024,
                 total_bytes: 256 * 1024 * 1024,
                 age: None,
+                latest: None,
                 finished: None,
             },
             settings: Settings::default(),
             // Far above any event that should be pushed, far below what would hurt a client that gets it.
             max_event_bytes: 1024 * 1024,
             append_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(5),
+            topic_life: TopicLife { explicit: false, idle: Duration::from_secs(60 * 60) },
         }
     }
 
@@ -85,6 +92,30 @@ impl HubBuilder {
     /// goes on, and what it stores is sent. Default: 5 seconds.
     pub fn append_timeout(mut self, timeout: Duration) -> Self {
         self.append_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a subscription waits for each answer of a store other than the [`Ring`], before it fails and its client
+    /// comes back. Also how long [`Hub::forget`] waits. Default: 5 seconds.
+    pub fn read_timeout(mut self, timeout: Duration) -> Self {
+        self.read_timeout = timeout;
+        self
+    }
+
+    /// Lets topics exist only if they were created, with [`Hub::create`] or [`Hub::producer`], or if the log has something
+    /// of them. Publishing to one that was not created is an error, and a client that asks for one that does not exist is
+    /// answered 404, which stops an `EventSource` for good. Default: a topic exists once it is published to, and anyone can
+    /// wait for that.
+    pub fn explicit_topics(mut self) -> Self {
+        self.topic_life.explicit = true;
+        self
+    }
+
+    /// Sets after how long a topic that was [created](Hub::create) is forgotten if it has no producer and no reader, and
+    /// nothing is published to it. What the log has of it is not touched. Until then it takes about half a kilobyte.
+    /// Default: 1 hour.
+    pub fn forget_idle_topics(mut self, after: Duration) -> Self {
+        self.topic_life.idle = after;
         self
     }
 
@@ -164,12 +195,13 @@ impl HubBuilder {
 
     fn hub(self, head: Cursor, store: Store) -> Hub {
         let shared = Shared {
-            window: Window::new(head, self.window),
+            window: Window::new(head, self.window, self.topic_life),
             store,
             queue: Queue::default(),
             settings: Arc::new(self.settings),
             max_event_bytes: self.max_event_bytes,
             append_timeout: self.append_timeout,
+            read_timeout: self.read_timeout,
             runtime: tokio::runtime::Handle::try_current().ok(),
         };
         Hub { handle: Arc::new(Handle { shared: Arc::new(shared) }) }

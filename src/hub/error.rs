@@ -1,7 +1,10 @@
 //! [`PublishError`]: why an event was not published, and whether it may have been. [`SubscriptionError`]: why a
 //! subscription failed.
 
-use crate::replay::{ReadError, Refused};
+use crate::{
+    Topic,
+    replay::{ReadError, Refused},
+};
 use std::{error::Error, fmt, sync::Arc};
 
 /// Why an event was not published.
@@ -25,6 +28,8 @@ pub(crate) enum PublishErrorKind {
     Busy,
     NoRuntime,
     Closed,
+    UnknownTopic(Topic),
+    NotEphemeral,
 }
 
 impl PublishError {
@@ -44,6 +49,12 @@ impl PublishError {
     #[must_use]
     pub fn is_unknown(&self) -> bool {
         matches!(self.0, PublishErrorKind::Unknown(_) | PublishErrorKind::Lost)
+    }
+
+    /// The topic was not created, in a hub where [that is needed](crate::HubBuilder::explicit_topics).
+    #[must_use]
+    pub fn is_unknown_topic(&self) -> bool {
+        matches!(self.0, PublishErrorKind::UnknownTopic(_))
     }
 
     /// The hub was closed.
@@ -87,6 +98,10 @@ impl fmt::Display for PublishError {
                 f.write_str("the store cannot take the event without waiting: publish it with `publish`")
             }
             PublishErrorKind::Closed => f.write_str("the hub was closed"),
+            PublishErrorKind::UnknownTopic(topic) => {
+                write!(f, "the topic {topic} does not exist: create it with `Hub::create` or `Hub::producer`")
+            }
+            PublishErrorKind::NotEphemeral => f.write_str("the end of a topic has to be kept: publish it with `finish`"),
             PublishErrorKind::NoRuntime => f.write_str("publishing to this store needs a tokio runtime"),
         }
     }
@@ -109,9 +124,14 @@ pub struct SubscriptionError(SubscriptionErrorKind);
 enum SubscriptionErrorKind {
     Read(ReadError),
     Snapshot(Arc<dyn Error + Send + Sync>),
+    UnknownTopic(Topic),
 }
 
 impl SubscriptionError {
+    pub(crate) fn unknown_topic(topic: Topic) -> Self {
+        Self(SubscriptionErrorKind::UnknownTopic(topic))
+    }
+
     pub(crate) fn snapshot(source: Arc<dyn Error + Send + Sync>) -> Self {
         Self(SubscriptionErrorKind::Snapshot(source))
     }
@@ -120,6 +140,12 @@ impl SubscriptionError {
     #[must_use]
     pub fn is_read(&self) -> bool {
         matches!(self.0, SubscriptionErrorKind::Read(_))
+    }
+
+    /// One of the topics does not exist, in a hub where [they are created](crate::HubBuilder::explicit_topics).
+    #[must_use]
+    pub fn is_unknown_topic(&self) -> bool {
+        matches!(self.0, SubscriptionErrorKind::UnknownTopic(_))
     }
 
     /// The application's snapshot failed, or took too long.
@@ -137,10 +163,11 @@ impl From<ReadError> for SubscriptionError {
 
 impl fmt::Display for SubscriptionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
-            SubscriptionErrorKind::Read(_) => "the store could not be read",
-            SubscriptionErrorKind::Snapshot(_) => "there is no snapshot to go on from",
-        })
+        match &self.0 {
+            SubscriptionErrorKind::Read(_) => f.write_str("the store could not be read"),
+            SubscriptionErrorKind::Snapshot(_) => f.write_str("there is no snapshot to go on from"),
+            SubscriptionErrorKind::UnknownTopic(topic) => write!(f, "the topic {topic} does not exist"),
+        }
     }
 }
 
@@ -149,6 +176,7 @@ impl Error for SubscriptionError {
         match &self.0 {
             SubscriptionErrorKind::Read(error) => error.source(),
             SubscriptionErrorKind::Snapshot(source) => Some(&**source),
+            SubscriptionErrorKind::UnknownTopic(_) => None,
         }
     }
 }

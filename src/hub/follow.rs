@@ -7,37 +7,37 @@
 //! entry after it.
 
 mod open;
+mod read;
 
+use self::open::Doubt;
 use super::{
-    Shared, Store,
+    Shared,
     end::EndReason,
     error::SubscriptionError,
-    gap::{Gap, GapPolicy, GapReason, Resume},
+    gap::{Gap, GapPolicy, Resume},
     lag::{LagBudget, Meter},
+    pace::Pace,
     snapshot::{Snapshot, Snapshots, Taking},
-    window::{Age, Attached, Standing},
+    window::{Age, Attached, Batch, Standing},
 };
 use crate::{
     Topics,
-    replay::{Cursor, Entry, Page, Read, ReadError, ReadFrom, Record},
+    replay::{BoxFuture, Cursor, Entry, Page, ReadError, ReadFrom, Record, Room},
     response::FRAME_TARGET,
 };
 use std::{
     collections::VecDeque,
     fmt,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 /// Taken from the window at a time: enough to fill one frame.
-const BATCH: (usize, usize) = (64, FRAME_TARGET);
+const BATCH: Room = Room { events: 64, bytes: FRAME_TARGET };
 
 /// Pages, or batches of the window, that one poll may go through.
 const MOST_ROUNDS: u32 = 8;
-
-/// Pages in a row that may lead nowhere before the store is taken for broken.
-const MOST_STUCK: u32 = 16;
 
 /// Where a subscription begins whose client has no id of this log: it sent none, or one that is malformed or foreign, of
 /// which it is told first.
@@ -90,6 +90,10 @@ pub(crate) struct Follower {
     filter: Option<Arc<Filter>>,
     /// Only if it may not lag as it likes.
     meter: Option<Box<Meter>>,
+    /// Only if it is not to have everything at once.
+    pace: Option<Box<Pace>>,
+    /// Until it is known that its topics exist.
+    doubt: Option<Box<Doubt>>,
 }
 
 enum Phase {
@@ -98,9 +102,9 @@ enum Phase {
     /// About to ask the store.
     Off(ReadFrom),
     /// Asking the store; with how the window was when that began.
-    Reading(ReadFrom, Age, Pin<Box<dyn Future<Output = Result<Page, ReadError>> + Send>>),
+    Reading(ReadFrom, Age, BoxFuture<Result<Page, ReadError>>),
     /// Asking the store where its log ends, because the page is of a run that the window does not know.
-    Heading(ReadFrom, Age, Page, Pin<Box<dyn Future<Output = Result<Cursor, ReadError>> + Send>>),
+    Heading(ReadFrom, Age, Page, BoxFuture<Result<Cursor, ReadError>>),
     /// Asking the application.
     Snapshot(Taking),
     /// With the reason, unless it failed.
@@ -114,6 +118,10 @@ impl Follower {
 
     pub(crate) fn set_filter(&mut self, filter: Arc<Filter>) {
         self.filter = Some(filter);
+    }
+
+    pub(crate) fn set_min_interval(&mut self, interval: Duration) {
+        self.pace = Some(Box::new(Pace::new(interval)));
     }
 
     /// Sets how far it may fall behind, from now on.
@@ -180,7 +188,7 @@ impl Follower {
             if let Err(error) = ready!(self.poll_read(cx)) {
                 // Nothing follows a failure.
                 self.clear();
-                return Poll::Ready(Some(Err(error.into())));
+                return Poll::Ready(Some(Err(error)));
             }
             if let Some((gap, resumes_after)) = self.gap.take() {
                 self.apply_policy(resumes_after);
@@ -219,7 +227,23 @@ impl Follower {
                 self.phase = Phase::Ended(Some(EndReason::Lagged));
                 return Poll::Ready(None);
             }
-            match window.next(&self.attached, &mut self.cursor, BATCH, cx.waker(), &mut self.pending) {
+            let mut limit = None;
+            if let Some(pace) = &mut self.pace {
+                match pace.poll_limit(self.cursor, cx) {
+                    Poll::Ready(round) => limit = round,
+                    Poll::Pending if window.sleep(&self.attached, cx.waker()) == Standing::Closed => {}
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            let batch = Batch { room: BATCH, up_to: limit.unwrap_or(u64::MAX) };
+            let taken = window.next(&mut self.attached, &mut self.cursor, batch, cx.waker(), &mut self.pending);
+            if let (Some(pace), None) = (&mut self.pace, limit) {
+                pace.looked(&taken);
+            }
+            if let (Some(meter), true) = (&mut self.meter, taken.all) {
+                meter.has_all(window.published(&self.attached), &self.pending);
+            }
+            match taken.standing {
                 Standing::Behind => {}
                 Standing::Level => return Poll::Pending,
                 Standing::Off => self.phase = Phase::Off(ReadFrom::After(self.cursor)),
@@ -279,122 +303,6 @@ impl Follower {
                 return Some(entry);
             }
         }
-    }
-
-    /// Reads from the store for as long as that is what is to be done.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ReadError>> {
-        loop {
-            match &mut self.phase {
-                Phase::Window | Phase::Snapshot(_) | Phase::Ended(_) => return Poll::Ready(Ok(())),
-                Phase::Off(from) => {
-                    let from = *from;
-                    let (max_events, max_bytes) = self.shared.settings.page;
-                    let read = Read { topics: self.topics.clone(), from, max_events, max_bytes };
-                    let age = self.shared.window.age();
-                    match &self.shared.store {
-                        Store::Ring(ring) => {
-                            let page = ring.read_now(&read);
-                            self.take(from, age, page);
-                        }
-                        Store::Other(store) => self.phase = Phase::Reading(from, age, Arc::clone(store).read(read)),
-                    }
-                }
-                Phase::Reading(from, age, read) => {
-                    let page = ready!(read.as_mut().poll(cx));
-                    let (from, age) = (*from, *age);
-                    self.phase = Phase::Ended(None);
-                    let page = page?;
-                    match &self.shared.store {
-                        Store::Other(store) if page.through.run() != age.run && self.shared.window.age() == age => {
-                            self.phase = Phase::Heading(from, age, page, Arc::clone(store).head());
-                        }
-                        _ => self.take_checked(from, age, page)?,
-                    }
-                }
-                Phase::Heading(_, age, _, head) => {
-                    let head = ready!(head.as_mut().poll(cx));
-                    let age = *age;
-                    let Phase::Heading(from, _, page, _) = std::mem::replace(&mut self.phase, Phase::Ended(None))
-                    else {
-                        return Poll::Ready(Ok(()));
-                    };
-                    let head = head?;
-                    self.shared.window.reset_if(age, head);
-                    self.take_checked(from, self.shared.window.age(), page)?;
-                }
-            }
-        }
-    }
-
-    /// A page that goes nowhere, again and again, would be an endless loop.
-    fn take_checked(&mut self, from: ReadFrom, age: Age, page: Page) -> Result<(), ReadError> {
-        if let ReadFrom::After(cursor) = from {
-            let through = page.through;
-            let backward = through.run() == cursor.run() && through.position() < cursor.position();
-            let off = || self.shared.window.settle(&self.attached, &mut through.clone()) == Standing::Off;
-            let nowhere = through == cursor && (page.foreign || off());
-            // Once or twice is a burst that passed while the page was on its way.
-            self.stuck = if nowhere { self.stuck + 1 } else { 0 };
-            if !page.foreign && backward || self.stuck > MOST_STUCK {
-                return Err(ReadError::new("the store's page ends before the window begins"));
-            }
-        }
-        self.take(from, age, page);
-        Ok(())
-    }
-
-    fn take(&mut self, from: ReadFrom, age: Age, page: Page) {
-        if page.through.run() != self.cursor.run() {
-            self.told = 0;
-            self.restart_meter();
-        }
-        // Ids never run ahead of what was handed over, so not past the first entry that is held.
-        let begin = page.entries.first().map_or(page.through, |entry| entry.cursor().before());
-        match from {
-            ReadFrom::After(cursor) if page.foreign => {
-                let gap = Gap { reason: GapReason::Foreign, after: Some(cursor), through: page.through };
-                self.set_gap(gap, page.through);
-                if self.opened {
-                    // The log was replaced under a live subscription: what is held may be what it has seen.
-                    self.follow_from(page.through);
-                } else {
-                    self.begin(page.through);
-                }
-                return;
-            }
-            ReadFrom::After(cursor) if page.floor > cursor.position().max(self.told) => {
-                self.told = page.floor;
-                let through = page.through.run().at(page.floor);
-                // A gap that is still to be reported grows.
-                let earlier = self.gap.map(|(gap, _)| gap);
-                let gap = earlier.unwrap_or(Gap { reason: GapReason::Evicted, after: Some(cursor), through });
-                self.set_gap(Gap { through, ..gap }, begin);
-            }
-            ReadFrom::After(_) => {}
-            ReadFrom::Earliest | ReadFrom::Last(_) => match &mut self.gap {
-                Some((_, resumes_after)) => *resumes_after = begin,
-                None => self.cursor = begin,
-            },
-        }
-        self.shared.window.learn(&self.attached, &self.topics, &page, age);
-        let late = !self.opened && !self.has_id() && matches!(from, ReadFrom::After(_));
-        self.opened = true;
-        if late && page.entries.is_empty() && page.finished.len() == self.topics.len() {
-            // As in `follow_from`, now that the store has told.
-            self.phase = Phase::Off(ReadFrom::Earliest);
-            return;
-        }
-        self.phase = Phase::Window;
-        self.pending = page.entries.into();
-        self.through = Some(page.through);
-    }
-
-    fn set_gap(&mut self, gap: Gap, resumes_after: Cursor) {
-        if !self.opened && self.outcome == Resume::Resumed {
-            self.outcome = Resume::Gap(gap.reason);
-        }
-        self.owed_from = gap.after;
-        self.gap = Some((gap, resumes_after));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::window::Published;
 use crate::replay::{Cursor, Entry};
-use std::time::Duration;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 /// How far behind a subscription may fall before it is ended. Default: as far as the store reaches.
 ///
@@ -61,9 +61,26 @@ impl Meter {
     }
 
     pub(crate) fn handed(&mut self, entry: &Entry) {
-        if entry.cursor().run() == self.base.run() && entry.position() > self.base.position() {
+        if self.counts(entry) {
             self.handed.0 += 1;
             self.handed.1 += entry.frame().len() as u64;
+        }
+    }
+
+    fn counts(&self, entry: &Entry) -> bool {
+        !entry.is_ephemeral() && entry.cursor().run() == self.base.run() && entry.position() > self.base.position()
+    }
+
+    /// Takes in that all there is was taken from the window: nothing is behind but what is still to be handed over. Others
+    /// took the place of what else was published.
+    pub(crate) fn has_all(&mut self, now: Published, pending: &VecDeque<Arc<Entry>>) {
+        self.before = now;
+        self.handed = (0, 0);
+        for entry in pending {
+            if self.counts(entry) {
+                self.before.events = self.before.events.saturating_sub(1);
+                self.before.bytes = self.before.bytes.saturating_sub(entry.frame().len() as u64);
+            }
         }
     }
 

@@ -11,6 +11,8 @@ mod error;
 mod follow;
 mod gap;
 mod lag;
+mod pace;
+mod producer;
 mod publish;
 mod settings;
 mod snapshot;
@@ -25,6 +27,7 @@ pub use self::{
     follow::Start,
     gap::{Gap, GapPolicy, GapReason, Resume},
     lag::LagBudget,
+    producer::Producer,
     settings::{CursorMoves, Names},
     snapshot::Snapshots,
     subscription::{Message, Subscription},
@@ -32,11 +35,11 @@ pub use self::{
 use self::{error::PublishErrorKind, publish::Queue, settings::Settings, window::Window};
 use crate::{
     Event, LastEventId, Topic, Topics,
-    replay::{Cursor, ErasedStore, ReadError, Record, Ring},
+    replay::{BoxFuture, Cursor, ErasedStore, Kind, ReadError, Record, Ring},
 };
 use http::request::Parts;
 use std::{fmt, sync::Arc, time::Duration};
-use tokio::runtime::Handle as Runtime;
+use tokio::{runtime::Handle as Runtime, time::timeout};
 
 /// Publishes events to topics, and lets any number of subscriptions follow them without a gap or a repeat.
 ///
@@ -86,6 +89,7 @@ struct Shared {
     settings: Arc<Settings>,
     max_event_bytes: usize,
     append_timeout: Duration,
+    read_timeout: Duration,
     /// Where a store other than the ring is appended to: the runtime in which the hub was opened.
     runtime: Option<Runtime>,
 }
@@ -101,7 +105,24 @@ enum Store {
 impl Shared {
     fn check(&self, record: &Record) -> Result<(), PublishError> {
         let (size, limit) = (record.size(), self.max_event_bytes);
-        if size > limit { Err(PublishErrorKind::TooLarge { size, limit }.into()) } else { Ok(()) }
+        if size > limit {
+            return Err(PublishErrorKind::TooLarge { size, limit }.into());
+        }
+        if !self.window.admits(record.topic()) {
+            return Err(PublishErrorKind::UnknownTopic(record.topic().clone()).into());
+        }
+        Ok(())
+    }
+
+    /// What a store is asked, for as long as it may take to answer.
+    fn in_time<T: 'static>(
+        &self,
+        asked: impl Future<Output = Result<T, ReadError>> + Send + 'static,
+    ) -> BoxFuture<Result<T, ReadError>> {
+        let limit = self.read_timeout;
+        Box::pin(async move {
+            timeout(limit, asked).await.unwrap_or_else(|_| Err(ReadError::new("the store did not answer in time")))
+        })
     }
 }
 
@@ -192,6 +213,66 @@ impl Hub {
         self.publish_record(Record::finish(topic, last)).await
     }
 
+    /// Publishes the newest event of a key: it takes the place of what the topic has under that key.
+    ///
+    /// For state that is always sent whole, such as prices, positions or presence. A client that comes late
+    /// ([`Start::Earliest`]) gets one event for each key and then what is new; one that was away or is slow skips to the
+    /// newest of each, without a gap. So of such events a client is not promised every one, but the newest of each key, in
+    /// order, and none twice. Every store keeps them like this, for as long as [it says](Ring::keep_latest); a
+    /// [removal](Record::removal) ends a key.
+    ///
+    /// ```
+    /// # use tidings::{Event, Hub, Start, Subscription, Topic};
+    /// # async fn example(hub: Hub, prices: Topic) -> Result<Subscription, tidings::PublishError> {
+    /// hub.publish_latest(&prices, "ACME", Event::new().data("12.50")).await?;
+    /// hub.publish_latest(&prices, "ACME", Event::new().data("12.60")).await?;
+    /// Ok(hub.subscribe(&prices).start(Start::Earliest)) // gets 12.60 only
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`publish`](Self::publish).
+    pub async fn publish_latest(
+        &self,
+        topic: impl Into<Topic>,
+        key: impl AsRef<str>,
+        event: Event,
+    ) -> Result<Cursor, PublishError> {
+        self.publish_record(Record::latest(topic, key, event)).await
+    }
+
+    /// Sends an event to those who are there, and does not keep it: that someone is typing, or where a pointer is.
+    ///
+    /// They get it in its order among what is published; who is behind by more than a few dozen of them, or comes later,
+    /// does not, and is not told. It has no id. Returns how many subscriptions are to get it, before their filters.
+    ///
+    /// # Errors
+    ///
+    /// When the topic is finished, the event is too large, or the hub was closed.
+    pub fn publish_ephemeral(&self, topic: impl Into<Topic>, event: Event) -> Result<usize, PublishError> {
+        self.publish_ephemeral_record(Record::new(topic, event))
+    }
+
+    /// Sends one record to those who are there, and does not keep it: an event with labels for filters.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish_ephemeral`](Self::publish_ephemeral), and when the record would [finish](Record::finish) its topic,
+    /// which has to be kept.
+    pub fn publish_ephemeral_record(&self, record: Record) -> Result<usize, PublishError> {
+        let shared = &self.handle.shared;
+        shared.check(&record)?;
+        if record.kind() == Kind::Finish {
+            return Err(PublishErrorKind::NotEphemeral.into());
+        }
+        shared.window.publish_ephemeral(record)
+    }
+
     /// Publishes one record: an event with a key or labels.
     ///
     /// # Errors
@@ -209,7 +290,27 @@ impl Hub {
         publish::all(shared, vec![record]).await.pop().unwrap_or(Err(PublishErrorKind::Lost.into()))
     }
 
-    /// Forgets a topic: its events, and that it was finished. It can be published to again.
+    /// Lets a topic exist, in a hub where topics [have to be created](crate::HubBuilder::explicit_topics): it can be
+    /// published to, and subscribed to before the first event. Returns whether it was not created already.
+    ///
+    /// It is known to this hub, not to its store: create it again after a restart. It is forgotten after it was not used
+    /// [for some time](crate::HubBuilder::forget_idle_topics).
+    pub fn create(&self, topic: impl Into<Topic>) -> bool {
+        self.handle.shared.window.create(&topic.into())
+    }
+
+    /// The producer's side of a topic: it knows when a reader asked to [stop](Self::stop), and when nobody has been reading
+    /// for some time. As long as it is held, the topic exists.
+    pub fn producer(&self, topic: impl Into<Topic>) -> Producer {
+        Producer::new(self.clone(), topic.into())
+    }
+
+    /// Asks the [`Producer`] of a topic to stop, on behalf of a reader. Returns whether there is one.
+    pub fn stop(&self, topic: impl Into<Topic>) -> bool {
+        self.handle.shared.window.ask_to_stop(&topic.into())
+    }
+
+    /// Forgets a topic: its events, that it was finished, and that it was created. It can be published to again.
     ///
     /// Who follows it and has everything goes on with what comes next; who is behind, and who comes back, is told of a
     /// gap.
@@ -226,9 +327,10 @@ impl Hub {
         match &shared.store {
             Store::Ring(ring) => shared.window.forget(&topic, || ring.forget_now(&topic)),
             Store::Other(_) => {
-                publish::forget(shared, topic).await?;
+                publish::forget(shared, topic.clone()).await?;
             }
         }
+        shared.window.uncreate(&topic);
         Ok(())
     }
 

@@ -100,6 +100,19 @@ pub(crate) fn now(shared: &Arc<Shared>, record: Record) -> Outcome {
     outcome.unwrap_or(Err(Kind::Lost.into()))
 }
 
+/// Publishes from where nothing can wait for the outcome.
+pub(crate) fn without_waiting(shared: &Arc<Shared>, record: Record) {
+    if matches!(shared.store, Store::Ring(_)) {
+        let _ = now(shared, record);
+        return;
+    }
+    let Some(runtime) = shared.runtime.clone().or_else(|| Handle::try_current().ok()) else { return };
+    if shared.check(&record).is_ok() && !shared.window.is_closed() {
+        let (reply, _) = oneshot::channel();
+        enqueue(shared, Job { work: Work::Append(Append { records: vec![record], count: 1, reply }), runtime });
+    }
+}
+
 /// Publishes a batch; one outcome for each record, in order.
 pub(crate) async fn all(shared: &Arc<Shared>, records: Vec<Record>) -> Vec<Outcome> {
     let count = records.len();
@@ -253,10 +266,9 @@ impl Turn {
                 match job.work {
                     Work::Append(append) => appends.push(append),
                     Work::Forget(topic, reply) => {
-                        let forgotten = Arc::clone(store).forget(topic.clone()).await;
-                        if forgotten.is_ok() {
-                            self.shared.window.forget(&topic, || ());
-                        }
+                        let forgotten = self.shared.in_time(Arc::clone(store).forget(topic.clone())).await;
+                        // Also after a failure: whether the topic is still there is for the store to say from now on.
+                        self.shared.window.forget(&topic, || ());
                         let _ = reply.send(forgotten);
                     }
                 }

@@ -154,6 +154,16 @@ impl Subscription {
         self
     }
 
+    /// Lets it look for what is new no more often than this. What was replaced in between by a newer event of its key
+    /// ([`Hub::publish_latest`](crate::Hub::publish_latest)) is skipped, so that each key comes at most once in an interval;
+    /// everything else comes together. Default: everything as soon as it is published.
+    ///
+    /// Not for what a client missed before it came: that is sent at once.
+    pub fn min_interval(mut self, interval: Duration) -> Self {
+        self.follower.set_min_interval(interval);
+        self
+    }
+
     /// Sets what becomes of it after a gap. Default: the hub's.
     pub fn on_gap(mut self, policy: GapPolicy) -> Self {
         self.follower.set_on_gap(policy);
@@ -221,10 +231,15 @@ impl Subscription {
     /// cannot say what only the store knows, the gap or that everything is finished.
     ///
     /// 200 with an event stream; or 204, which stops an `EventSource` for good, if the client has everything there will
-    /// ever be: its id is good, nothing follows it, and all its topics are finished.
+    /// ever be: its id is good, nothing follows it, and all its topics are finished; or 404 if one of them does not exist,
+    /// where they [have to be created](crate::HubBuilder::explicit_topics).
     #[must_use]
     pub fn into_http_response(mut self) -> Response<SubscriptionBody> {
-        self.follower.open_now();
+        if self.follower.open_now().is_err_and(|error| error.is_unknown_topic()) {
+            let mut response = Response::new(SubscriptionBody::empty());
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            return response;
+        }
         let complete = self.follower.is_complete();
         let gap = self.follower.known_gap();
         let names = self.settings.names.clone();

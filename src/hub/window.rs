@@ -1,45 +1,40 @@
 //! [`Window`]: the recent end of the log, and those who wait for its next entry.
 //!
-//! It knows floors, entries and wakers, and nothing of tokio, of stores or of HTTP.
+//! It knows floors, entries and wakers, and nothing of tokio, of stores or of HTTP. [`ephemeral`] has the events that are
+//! not in the log; [`life`] knows which topics were created, and who produces for them.
 //!
 //! Invariants: whoever was told to wait at a position is woken by the first entry of its topics after it, because
 //! looking and registering are one critical section. Wakers run outside the lock. A position is on the window only if
 //! it is at or past the floor of every topic it follows.
 
+mod ephemeral;
+mod life;
+mod state;
+
+pub(crate) use self::life::{Life, TopicLife};
+use self::{
+    ephemeral::Ephemerals,
+    life::Due,
+    state::{State, Waiter},
+};
 use crate::{
     Topic, Topics,
-    replay::{Cursor, Entry, Limits, Page, Run, Shelf},
-    sync::Mutex,
+    replay::{Cursor, Entry, Limits, Page, Room, Run, Shelf},
+    sync::{Mutex, MutexGuard},
 };
 use slab::Slab;
-use std::{collections::HashSet, fmt, sync::Arc, task::Waker};
+use std::{
+    collections::{HashSet, VecDeque},
+    fmt,
+    sync::Arc,
+    task::Waker,
+};
 use tokio::time::Instant;
 
 pub(crate) struct Window {
     state: Mutex<State>,
-}
-
-struct State {
-    /// The newest entry that was shown to everyone.
-    head: Cursor,
-    shelf: Shelf,
-    /// Beside each row of the shelf: which waiters follow the topic.
-    seats: Vec<Slab<usize>>,
-    waiters: Slab<Waiter>,
-    closed: bool,
-    /// How often a topic was forgotten.
-    forgotten: u64,
-    /// The list of wakers of the last publish, kept for its memory.
-    spare: Vec<Waker>,
-}
-
-/// One subscription.
-#[derive(Default)]
-struct Waiter {
-    /// What to wake if it has everything.
-    waker: Option<Waker>,
-    /// When the oldest entry came that it has not taken.
-    since: Option<Instant>,
+    /// Whether only those topics exist that were created.
+    explicit: bool,
 }
 
 /// What was published to the topics of a subscription, ever; only the difference of two means anything.
@@ -64,6 +59,8 @@ pub(crate) struct Attached {
     waiter: usize,
     /// Row and seat, for each topic.
     seats: Box<[(usize, usize)]>,
+    /// It had, or is not to have, the ephemeral events up to this number.
+    heard: u64,
 }
 
 impl Attached {
@@ -87,19 +84,39 @@ pub(crate) enum Standing {
     Closed,
 }
 
+/// How much to take at once, and up to where.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Batch {
+    pub(crate) room: Room,
+    pub(crate) up_to: u64,
+}
+
+/// What a look at the window came to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taken {
+    pub(crate) standing: Standing,
+    /// Whether it now has everything there is, as far as the batch goes.
+    pub(crate) all: bool,
+    /// Where the log ended.
+    pub(crate) head: Cursor,
+}
+
 impl Window {
     /// A window in front of a log that goes up to `head`.
-    pub(crate) fn new(head: Cursor, limits: Limits) -> Self {
+    pub(crate) fn new(head: Cursor, limits: Limits, topic_life: TopicLife) -> Self {
         Self {
             state: Mutex::new(State {
                 head,
                 shelf: Shelf::new(limits, head.position()),
-                seats: Vec::new(),
+                places: Vec::new(),
                 waiters: Slab::new(),
                 closed: false,
                 forgotten: 0,
+                ephemerals: 0,
+                due: Due::new(topic_life.idle),
                 spare: Vec::new(),
             }),
+            explicit: topic_life.explicit,
         }
     }
 
@@ -109,36 +126,43 @@ impl Window {
 
     /// Takes a place, and says where the log ends at that moment.
     pub(crate) fn attach(&self, topics: &Topics) -> (Attached, Cursor) {
-        let mut state = self.state.lock();
-        let state = &mut *state;
-        // Who comes late is not shown what the store behind would no longer show.
-        state.shelf.expire(Instant::now());
-        let waiter = state.waiters.insert(Waiter::default());
-        let seats = topics
-            .iter()
-            .map(|topic| {
-                let row = state.shelf.pin(topic);
-                if state.seats.len() <= row {
-                    state.seats.resize_with(row + 1, Slab::new);
+        self.change(|state, wakers| {
+            // Who comes late is not shown what the store behind would no longer show.
+            let now = Instant::now();
+            state.shelf.expire(now);
+            state.forget_unused(now);
+            let waiter = state.waiters.insert(Waiter::default());
+            let mut sit = |topic| {
+                let row = state.pin(topic);
+                let place = &mut state.places[row];
+                if let Some(life) = &mut place.life {
+                    life.read_by_someone(wakers);
                 }
-                (row, state.seats[row].insert(waiter))
-            })
-            .collect();
-        (Attached { waiter, seats }, state.head)
+                (row, place.seats.insert(waiter))
+            };
+            let seats = topics.iter().map(&mut sit).collect();
+            (Attached { waiter, seats, heard: state.ephemerals }, state.head)
+        })
     }
 
     /// Gives a place up. Nothing of it stays.
     pub(crate) fn detach(&self, attached: &Attached) {
-        let mut state = self.state.lock();
-        for &(row, seat) in &attached.seats {
-            state.seats[row].remove(seat);
-            if state.seats[row].is_empty() {
-                state.seats[row] = Slab::new();
+        let waiter = self.change(|state, wakers| {
+            for &(row, seat) in &attached.seats {
+                let place = &mut state.places[row];
+                place.seats.remove(seat);
+                if place.seats.is_empty() {
+                    place.seats = Slab::new();
+                    place.ephemerals = Ephemerals::default();
+                    if let Some(life) = &mut place.life {
+                        life.read_by_nobody(wakers);
+                    }
+                }
+                state.shelf.unpin(row);
             }
-            state.shelf.unpin(row);
-        }
-        let waiter = state.waiters.remove(attached.waiter);
-        drop(state);
+            state.waiters.remove(attached.waiter)
+        });
+        // Not under the lock: it has a waker.
         drop(waiter);
     }
 
@@ -148,36 +172,62 @@ impl Window {
         if cursor.position() > state.head.position() { Standing::Off } else { state.standing(attached, cursor) }
     }
 
-    /// Takes up to `max_events` entries after the cursor, or up to the one that reaches `max_bytes`. If there is none,
-    /// moves the cursor to the end of the log, and keeps the waker for the next entry.
+    /// Takes what follows the cursor, as much as the batch allows. If there is nothing, moves the cursor to the end of the
+    /// log, or of the batch, and keeps the waker for the next entry.
     pub(crate) fn next(
         &self,
-        attached: &Attached,
+        attached: &mut Attached,
         cursor: &mut Cursor,
-        (max_events, max_bytes): (usize, usize),
+        batch: Batch,
         waker: &Waker,
-        out: &mut impl Extend<Arc<Entry>>,
-    ) -> Standing {
+        out: &mut VecDeque<Arc<Entry>>,
+    ) -> Taken {
         let mut state = self.state.lock();
         let standing = state.standing(attached, *cursor);
-        let level = match standing {
+        let head = state.head;
+        let all = match standing {
             Standing::Off => false,
-            Standing::Behind => state.shelf.collect(attached.rows(), cursor.position(), max_events, max_bytes, out),
+            Standing::Behind => {
+                let all = state.take(attached, cursor.position(), batch, out);
+                if out.is_empty() {
+                    *cursor = cursor.run().at(batch.up_to.min(head.position()));
+                }
+                all
+            }
             Standing::Level | Standing::Finished | Standing::Closed => {
                 state.settle(cursor);
                 true
             }
         };
-        let waiter = &mut state.waiters[attached.waiter];
-        if level {
-            waiter.since = None;
+        if all {
+            state.waiters[attached.waiter].since = None;
+            if batch.up_to >= head.position() {
+                attached.heard = state.ephemerals;
+            }
         }
-        if standing == Standing::Level && !waiter.waker.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
+        if standing == Standing::Level {
+            Self::wait(state, attached, waker, false);
+        }
+        Taken { standing, all, head }
+    }
+
+    /// Keeps the waker for the end of the hub, and for nothing else.
+    pub(crate) fn sleep(&self, attached: &Attached, waker: &Waker) -> Standing {
+        let state = self.state.lock();
+        let closed = state.closed;
+        Self::wait(state, attached, waker, true);
+        if closed { Standing::Closed } else { Standing::Level }
+    }
+
+    fn wait(mut state: MutexGuard<'_, State>, attached: &Attached, waker: &Waker, asleep: bool) {
+        let waiter = &mut state.waiters[attached.waiter];
+        waiter.asleep = asleep;
+        if !waiter.waker.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
             let old = waiter.waker.replace(waker.clone());
+            // Not under the lock: what a waker drops may be the application's.
             drop(state);
             drop(old);
         }
-        standing
     }
 
     /// What was published to its topics so far.
@@ -309,69 +359,6 @@ impl Drop for Waking<'_> {
     }
 }
 
-impl State {
-    fn age(&self) -> Age {
-        Age { run: self.head.run(), forgotten: self.forgotten }
-    }
-
-    fn standing(&self, attached: &Attached, cursor: Cursor) -> Standing {
-        let position = cursor.position();
-        // After a restart, only the store knows which topics are finished.
-        let off = |row| self.shelf.floor(row) > position || !self.shelf.knows(row);
-        if cursor.run() != self.head.run() || attached.rows().any(off) {
-            return Standing::Off;
-        }
-        if attached.rows().any(|row| self.shelf.has_after(row, position)) {
-            return Standing::Behind;
-        }
-        let end = position.max(self.head.position());
-        if attached.rows().all(|row| self.shelf.finished(row).is_some_and(|at| at <= end)) {
-            return Standing::Finished;
-        }
-        if self.closed { Standing::Closed } else { Standing::Level }
-    }
-
-    /// What a store has already shown may be past the head.
-    fn settle(&self, cursor: &mut Cursor) {
-        if cursor.position() < self.head.position() {
-            *cursor = self.head;
-        }
-    }
-
-    fn push(&mut self, entry: Arc<Entry>, wakers: &mut Vec<Waker>) {
-        let cursor = entry.cursor();
-        if cursor.run() != self.head.run() {
-            self.reset(cursor.run().at(cursor.position().saturating_sub(1)), wakers);
-        }
-        self.head = cursor;
-        let now = Instant::now();
-        self.shelf.expire(now);
-        self.wake_topic(entry.record().topic(), Some(now), wakers);
-        self.shelf.push(entry, now);
-    }
-
-    fn wake_all(&mut self, wakers: &mut Vec<Waker>) {
-        wakers.extend(self.waiters.iter_mut().filter_map(|(_, waiter)| waiter.waker.take()));
-    }
-
-    fn wake_topic(&mut self, topic: &Topic, since: Option<Instant>, wakers: &mut Vec<Waker>) {
-        // A topic that is followed has a row, and its row stays in place.
-        if let Some(seats) = self.shelf.row(topic).and_then(|row| self.seats.get(row)) {
-            for (_, &waiter) in seats {
-                let waiter = &mut self.waiters[waiter];
-                waiter.since = waiter.since.or(since);
-                wakers.extend(waiter.waker.take());
-            }
-        }
-    }
-
-    fn reset(&mut self, head: Cursor, wakers: &mut Vec<Waker>) {
-        self.head = head;
-        self.shelf.clear(head.position());
-        self.wake_all(wakers);
-    }
-}
-
 impl fmt::Debug for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state.lock();
@@ -387,5 +374,4 @@ impl fmt::Debug for Window {
 }
 
 #[cfg(all(test, tidings_loom))]
-#[path = "window_loom.rs"]
 mod loom_tests;

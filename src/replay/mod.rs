@@ -24,6 +24,6 @@ pub use self::{
     store::ReplayStore,
 };
 pub(crate) use self::{
-    shelf::{Limits, Shelf},
-    store::{ErasedStore, Outcomes},
+    shelf::{Limits, Room, Shelf},
+    store::{BoxFuture, ErasedStore, Outcomes},
 };

@@ -13,6 +13,29 @@ pub enum Kind {
     Event,
     /// The end of the topic, with or without a last event. Nothing can be appended after it.
     Finish,
+    /// The newest event of its key: it takes the place of what the topic has under that key.
+    Latest,
+    /// The last event of its key: it takes that place too, and is then kept no longer than any event.
+    Removal,
+}
+
+impl Kind {
+    /// The kind as a word, for a store to keep: `event`, `finish`, `latest` or `removal`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Finish => "finish",
+            Self::Latest => "latest",
+            Self::Removal => "removal",
+        }
+    }
+
+    /// The kind of a word that [`as_str`](Self::as_str) gave.
+    #[must_use]
+    pub fn from_name(word: &str) -> Option<Self> {
+        [Self::Event, Self::Finish, Self::Latest, Self::Removal].into_iter().find(|kind| kind.as_str() == word)
+    }
 }
 
 /// One event on its way into a log, or read back from one: its topic, its encoded body, and what filters and stores
@@ -48,6 +71,21 @@ impl Record {
         Self::with_body(topic.into(), Kind::Finish, body, SystemTime::now())
     }
 
+    /// The newest event of a key: what the topic has under the same key goes, and this one is kept until it is replaced
+    /// in turn.
+    ///
+    /// For state that is always sent whole, such as prices, positions or presence: a client that comes late, or was slow,
+    /// skips straight to the newest event of each key.
+    pub fn latest(topic: impl Into<Topic>, key: impl AsRef<str>, event: Event) -> Self {
+        Self { kind: Kind::Latest, ..Self::new(topic, event) }.with_key(key)
+    }
+
+    /// The last event of a key, such as that a user left: what the topic has under the same key goes, and this one is kept
+    /// no longer than any event.
+    pub fn removal(topic: impl Into<Topic>, key: impl AsRef<str>, event: Event) -> Self {
+        Self { kind: Kind::Removal, ..Self::new(topic, event) }.with_key(key)
+    }
+
     /// A record as a store kept it.
     ///
     /// # Errors
@@ -65,7 +103,8 @@ impl Record {
         Self { topic, kind, body, time, extra: None }
     }
 
-    /// Sets the key: events of one topic with the same key are versions of the same thing.
+    /// Sets the key, for filters. Only [`latest`](Self::latest) and [`removal`](Self::removal) take the place of events
+    /// with the same key.
     pub fn with_key(mut self, key: impl AsRef<str>) -> Self {
         self.extra_mut().key = Some(key.as_ref().into());
         self
@@ -87,7 +126,7 @@ impl Record {
         &self.topic
     }
 
-    /// Whether this is an event or the end of the topic.
+    /// What it does to its topic.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
@@ -120,6 +159,12 @@ impl Record {
     #[must_use]
     pub fn key(&self) -> Option<&str> {
         self.extra.as_ref()?.key.as_deref()
+    }
+
+    /// The key of which this is the newest event: it takes the place of every record of its topic that has the same here.
+    #[must_use]
+    pub fn replaces(&self) -> Option<&str> {
+        if matches!(self.kind, Kind::Latest | Kind::Removal) { self.key() } else { None }
     }
 
     /// The value of the first label with this name.
@@ -180,12 +225,27 @@ pub struct Entry {
     cursor: Cursor,
     record: Record,
     frame: Bytes,
+    ephemeral: bool,
 }
 
 impl Entry {
     /// Gives a record its place.
     #[must_use]
-    pub fn new(cursor: Cursor, mut record: Record) -> Self {
+    pub fn new(cursor: Cursor, record: Record) -> Self {
+        Self::encoded(cursor, record, false)
+    }
+
+    /// One that has no place of its own, but stands behind the one at `after`.
+    pub(crate) fn ephemeral(after: Cursor, record: Record) -> Self {
+        Self::encoded(after, record, true)
+    }
+
+    /// Says where an ephemeral one stands, once that is known.
+    pub(crate) fn stand_behind(&mut self, after: Cursor) {
+        self.cursor = after;
+    }
+
+    fn encoded(cursor: Cursor, mut record: Record, ephemeral: bool) -> Self {
         let body = std::mem::take(&mut record.body);
         let len = body.len();
         // The only holder of a body writes the id behind it, into the room that the encoder left there.
@@ -194,13 +254,18 @@ impl Entry {
             copy.extend_from_slice(&shared);
             copy
         });
-        encode::finish_with_id(&mut frame, cursor.text().as_str());
+        if ephemeral {
+            encode::finish(&mut frame);
+        } else {
+            encode::finish_with_id(&mut frame, cursor.text().as_str());
+        }
         let frame = frame.freeze();
         record.body = frame.slice(..len);
-        Self { cursor, record, frame }
+        Self { cursor, record, frame, ephemeral }
     }
 
-    /// The place, and the id of the event.
+    /// The place, and the id of the event; of an [ephemeral](Self::is_ephemeral) one, which has no id, the place that it
+    /// came behind. Who resumes from here goes on after this event.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         self.cursor
@@ -211,7 +276,14 @@ impl Entry {
         &self.record
     }
 
-    /// The bytes of the wire, with the id and the blank line; shared, so that a clone copies nothing.
+    /// Whether it was sent only to those who were there ([`Hub::publish_ephemeral`](crate::Hub::publish_ephemeral)), and is
+    /// not in the log.
+    #[must_use]
+    pub fn is_ephemeral(&self) -> bool {
+        self.ephemeral
+    }
+
+    /// The bytes of the wire, with the id, if it has one, and the blank line; shared, so that a clone copies nothing.
     #[must_use]
     pub fn frame(&self) -> &Bytes {
         &self.frame
@@ -225,8 +297,10 @@ impl Entry {
     pub(crate) fn cost(&self) -> usize {
         // Two counts, the allocator's own, and the places in the lists that hold it.
         const LISTS: usize = 64;
+        // Its key is named once more where it is found by it.
+        let index = self.record.replaces().map_or(0, |key| key.len() + LISTS);
         let extra = self.record.size() - self.record.body.len();
-        self.frame.len() + extra + encode::ROOM + size_of::<Self>() + LISTS
+        self.frame.len() + extra + encode::ROOM + size_of::<Self>() + LISTS + index
     }
 }
 

@@ -1,7 +1,7 @@
 //! [`Ring`]: the log in the memory of the process.
 
 use super::{
-    AppendError, Cursor, Entry, Limits, Page, Read, ReadError, ReadFrom, Record, Refused, ReplayStore, Run, Shelf,
+    AppendError, Cursor, Entry, Limits, Page, Read, ReadError, ReadFrom, Record, Refused, ReplayStore, Room, Run, Shelf,
 };
 use crate::{Topic, sync::Mutex};
 use std::{sync::Arc, time::Duration};
@@ -15,6 +15,9 @@ use tokio::time::Instant;
 /// The defaults, for each topic: 10,000 events, which is what a busy topic has in a bad reconnect; 4 MiB; 5 minutes, after
 /// which a client had better load the page anew. Over all topics: 256 MiB. That a topic is finished is remembered for an
 /// hour.
+///
+/// The newest event of a key ([`Record::latest`]) is not history but state: it stays for as long as there is room, unless
+/// [`keep_latest`](Self::keep_latest) says otherwise, until its topic is finished or another takes its place.
 ///
 /// Topics of which nothing is held cost nothing; they share one floor. So a client that was away for longer than events
 /// are kept is told of a gap, even if nothing of its own topics was lost.
@@ -47,6 +50,7 @@ impl Ring {
             bytes_per_topic: 4 * 1024 * 1024,
             total_bytes: 256 * 1024 * 1024,
             age: Some(Duration::from_secs(5 * 60)),
+            latest: None,
             finished: Some(Duration::from_secs(60 * 60)),
         };
         Self { state: Mutex::new(State { run: Run::new_log(), position: 0, shelf: Shelf::new(limits, 0) }) }
@@ -68,6 +72,13 @@ impl Ring {
     #[must_use]
     pub fn max_age(self, age: Duration) -> Self {
         self.limit(|limits| limits.age = Some(age))
+    }
+
+    /// Sets for how long the newest event of a key is kept if none takes its place. Default: for as long as there is room
+    /// for it.
+    #[must_use]
+    pub fn keep_latest(self, time: Duration) -> Self {
+        self.limit(|limits| limits.latest = Some(time))
     }
 
     /// Sets for how long it is remembered that a topic is finished, which takes about half a kilobyte for each: at least for
@@ -108,6 +119,13 @@ impl Ring {
 
     pub(crate) fn forget_now(&self, topic: &Topic) {
         self.state.lock().shelf.forget(topic);
+    }
+
+    /// Whether there is anything of a topic.
+    pub(crate) fn has(&self, topic: &Topic) -> bool {
+        let mut state = self.state.lock();
+        state.shelf.expire(Instant::now());
+        state.shelf.row(topic).is_some()
     }
 
     pub(crate) fn read_now(&self, read: &Read) -> Page {
@@ -156,7 +174,8 @@ impl State {
             ReadFrom::Earliest => 0,
             ReadFrom::Last(n) => kept.before_last(rows.iter().copied(), n),
         };
-        let all = kept.collect(rows.iter().copied(), after, ask.max_events, ask.max_bytes, &mut page.entries);
+        let mut room = Room { events: ask.max_events, bytes: ask.max_bytes };
+        let all = kept.collect(rows.iter().copied(), (after, u64::MAX), &mut room, &mut page.entries);
         if let (false, Some(last)) = (all, page.entries.last()) {
             page.through = last.cursor();
         }

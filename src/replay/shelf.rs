@@ -2,14 +2,17 @@
 //!
 //! Both the hub's window and the [`Ring`](super::Ring) are one. It knows no lock, no clock and no waker.
 //!
-//! Invariant: for every topic, each entry that was pushed is either held, or at or below the topic's floor.
+//! Invariant: for every topic, each entry that was pushed is held, or at or below the topic's floor, or one that came
+//! after it and is any of these has taken its place.
 
+mod collect;
+
+pub(crate) use self::collect::Room;
 use super::{Entry, Kind};
 use crate::Topic;
 use slab::Slab;
 use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -22,6 +25,8 @@ pub(crate) struct Limits {
     pub(crate) bytes_per_topic: usize,
     pub(crate) total_bytes: usize,
     pub(crate) age: Option<Duration>,
+    /// For how long the newest event of a key is kept; `None` is for as long as the other bounds allow.
+    pub(crate) latest: Option<Duration>,
     /// For how long a finished topic is remembered; `None` if there is someone else to ask once its entries are gone.
     pub(crate) finished: Option<Duration>,
 }
@@ -34,6 +39,7 @@ impl Limits {
             bytes_per_topic: self.bytes_per_topic.min(other.bytes_per_topic),
             total_bytes: self.total_bytes.min(other.total_bytes),
             age: self.age.into_iter().chain(other.age).min(),
+            latest: self.latest.into_iter().chain(other.latest).min(),
             finished: self.finished,
         }
     }
@@ -43,9 +49,12 @@ pub(crate) struct Shelf {
     pub(crate) limits: Limits,
     index: HashMap<Topic, usize>,
     rows: Slab<Row>,
-    /// Every entry in the order it came, for the bounds over all topics. What a topic's own bounds removed is still
-    /// named here until it is passed over.
+    /// Every entry in the order it came, for the bounds over all topics. What was removed otherwise is still named here
+    /// until it is passed over.
     order: VecDeque<Placed>,
+    /// The same for those that are the newest of their key: they stay when others go for their age, and go last when
+    /// there is no room.
+    lasting: VecDeque<Placed>,
     /// Every end that is remembered, in the order they came.
     ends: VecDeque<Placed>,
     entries: usize,
@@ -63,6 +72,8 @@ struct Placed {
 struct Row {
     topic: Topic,
     entries: VecDeque<Arc<Entry>>,
+    /// Where the newest entry of each key is, for keys that have one.
+    keys: BTreeMap<Box<str>, u64>,
     bytes: usize,
     floor: u64,
     finished: Option<u64>,
@@ -82,6 +93,11 @@ impl Row {
         self.entries.back().map_or(0, |entry| entry.position())
     }
 
+    /// The index of the entry at a position.
+    fn find(&self, position: u64) -> Option<usize> {
+        self.entries.binary_search_by_key(&position, |entry| entry.position()).ok()
+    }
+
     /// The index of the first entry after a position.
     fn after(&self, position: u64) -> usize {
         self.entries.partition_point(|entry| entry.position() <= position)
@@ -95,6 +111,7 @@ impl Shelf {
             index: HashMap::new(),
             rows: Slab::new(),
             order: VecDeque::new(),
+            lasting: VecDeque::new(),
             ends: VecDeque::new(),
             entries: 0,
             bytes: 0,
@@ -114,6 +131,7 @@ impl Shelf {
         let row = self.rows.insert(Row {
             topic: topic.clone(),
             entries: VecDeque::new(),
+            keys: BTreeMap::new(),
             bytes: 0,
             floor: self.base,
             finished: None,
@@ -154,10 +172,13 @@ impl Shelf {
     pub(crate) fn push(&mut self, entry: Arc<Entry>, now: Instant) {
         let row = self.row_or_new(entry.record().topic());
         let position = entry.position();
+        let kind = entry.record().kind();
+        self.supersede(row, &entry);
         // An event that was accepted says that the topic is not finished, whatever was known.
         self.rows[row].finished = None;
-        if entry.record().kind() == Kind::Finish {
+        if kind == Kind::Finish {
             self.rows[row].finished = Some(position);
+            self.end_lasting(row, now);
             if self.limits.finished.is_some() {
                 self.ends.push_back(Placed { position, row, at: now });
             }
@@ -172,81 +193,111 @@ impl Shelf {
         it.bytes += cost;
         self.bytes += cost;
         self.entries += 1;
-        self.order.push_back(Placed { position, row, at: now });
+        let order = if kind == Kind::Latest { &mut self.lasting } else { &mut self.order };
+        order.push_back(Placed { position, row, at: now });
         while {
             let it = &self.rows[row];
             it.entries.len() > self.limits.events_per_topic || it.bytes > self.limits.bytes_per_topic
         } {
-            self.evict(row);
+            self.evict(row, 0);
         }
-        while self.bytes > self.limits.total_bytes && !self.order.is_empty() {
-            self.evict_oldest();
+        while self.bytes > self.limits.total_bytes && self.entries > 0 {
+            let Some(oldest) = self.order.pop_front().or_else(|| self.lasting.pop_front()) else { break };
+            self.evict_placed(&oldest);
         }
-        if self.order.len() > 2 * self.entries + 64 {
-            let rows = &self.rows;
-            self.order.retain(|p| rows.get(p.row).and_then(Row::front).is_some_and(|front| front <= p.position));
+        if self.order.len() + self.lasting.len() > 2 * self.entries + 64 {
+            let held = |placed: &Placed| self.rows.get(placed.row).and_then(|row| row.find(placed.position)).is_some();
+            self.order.retain(held);
+            self.lasting.retain(held);
         }
         if self.rows.contains(row) {
             self.drop_if_void(row);
         }
     }
 
-    /// Removes what is too old.
-    pub(crate) fn expire(&mut self, now: Instant) {
-        let is_old = |oldest: &Placed, age| now.duration_since(oldest.at) >= age;
-        if let Some(age) = self.limits.age {
-            while self.order.front().is_some_and(|oldest| is_old(oldest, age)) {
-                self.evict_oldest();
-            }
-        }
-        // An end is remembered for no less time than the entries before it.
-        if let Some(age) = self.limits.finished.max(self.limits.age) {
-            while self.ends.front().is_some_and(|oldest| is_old(oldest, age)) {
-                self.forget_oldest_end();
-            }
+    /// Removes what an entry takes the place of. That raises no floor: who has not seen it sees the newer one.
+    fn supersede(&mut self, row: usize, entry: &Entry) {
+        let Some(key) = entry.record().replaces() else { return };
+        let keys = &mut self.rows[row].keys;
+        let older = match keys.get_mut(key) {
+            Some(place) => Some(std::mem::replace(place, entry.position())),
+            None => keys.insert(key.into(), entry.position()),
+        };
+        if let Some(index) = older.and_then(|older| self.rows[row].find(older)) {
+            self.take(row, index);
         }
     }
 
-    fn forget_oldest_end(&mut self) {
-        let Some(Placed { position, row, .. }) = self.ends.pop_front() else { return };
+    /// Once its topic is finished, nothing takes the place of what is the newest of its key: it is kept no longer than
+    /// the rest.
+    fn end_lasting(&mut self, row: usize, now: Instant) {
+        let mut newest: Vec<u64> = self.rows[row].keys.values().copied().collect();
+        newest.sort_unstable();
+        self.order.extend(newest.into_iter().map(|position| Placed { position, row, at: now }));
+    }
+
+    /// Removes what is too old.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        while let Some(oldest) = pop_old(&mut self.order, self.limits.age, now) {
+            self.evict_placed(&oldest);
+        }
+        while let Some(oldest) = pop_old(&mut self.lasting, self.limits.latest, now) {
+            self.evict_placed(&oldest);
+        }
+        // An end is remembered for no less time than the entries before it.
+        while let Some(end) = pop_old(&mut self.ends, self.limits.finished.max(self.limits.age), now) {
+            self.forget_end(&end);
+        }
+    }
+
+    fn forget_end(&mut self, &Placed { position, row, .. }: &Placed) {
         if let Some(it) = self.rows.get_mut(row).filter(|it| it.finished == Some(position)) {
             it.finished = None;
             self.drop_if_void(row);
         }
     }
 
-    fn evict_oldest(&mut self) {
-        if let Some(Placed { position, row, .. }) = self.order.pop_front() {
-            // Positions are never given twice, so a row that was reused for another topic does not match.
-            if self.rows.get(row).and_then(Row::front) == Some(position) {
-                self.evict(row);
-                self.drop_if_void(row);
-            }
+    fn evict_placed(&mut self, &Placed { position, row, .. }: &Placed) {
+        // Positions are never given twice, so a row that was reused for another topic does not match.
+        if let Some(index) = self.rows.get(row).and_then(|it| it.find(position)) {
+            self.evict(row, index);
+            self.drop_if_void(row);
         }
     }
 
     #[cfg(feature = "test-util")]
     pub(crate) fn evict_all(&mut self) {
-        while !self.order.is_empty() {
-            self.evict_oldest();
+        let all: Vec<Placed> = self.order.drain(..).chain(self.lasting.drain(..)).collect();
+        for placed in &all {
+            self.evict_placed(placed);
         }
     }
 
-    fn evict(&mut self, row: usize) {
-        let it = &mut self.rows[row];
-        if let Some(entry) = it.entries.pop_front() {
+    /// Removes an entry because it can no longer be kept.
+    fn evict(&mut self, row: usize, index: usize) {
+        if let Some(entry) = self.take(row, index) {
+            let it = &mut self.rows[row];
             it.floor = it.floor.max(entry.position());
-            it.bytes -= entry.cost();
-            self.bytes -= entry.cost();
-            self.entries -= 1;
+            if let Some(key) = entry.record().replaces() {
+                it.keys.remove(key);
+            }
         }
+    }
+
+    fn take(&mut self, row: usize, index: usize) -> Option<Arc<Entry>> {
+        let it = &mut self.rows[row];
+        let entry = it.entries.remove(index)?;
+        it.bytes -= entry.cost();
+        self.bytes -= entry.cost();
+        self.entries -= 1;
+        Some(entry)
     }
 
     /// Removes what there is of a topic.
     pub(crate) fn forget(&mut self, topic: &Topic) {
         let Some(row) = self.row(topic) else { return };
         while !self.rows[row].entries.is_empty() {
-            self.evict(row);
+            self.evict(row, 0);
         }
         let it = &mut self.rows[row];
         (it.finished, it.known) = (None, false);
@@ -260,7 +311,7 @@ impl Shelf {
             return;
         };
         while self.rows[row].front().is_some_and(|front| front <= position) {
-            self.evict(row);
+            self.evict(row, 0);
         }
         let it = &mut self.rows[row];
         it.floor = it.floor.max(position);
@@ -270,10 +321,12 @@ impl Shelf {
     /// Removes everything: the log continues from `base`. Pinned rows stay in place, empty.
     pub(crate) fn clear(&mut self, base: u64) {
         self.order.clear();
+        self.lasting.clear();
         self.ends.clear();
         (self.entries, self.bytes, self.base) = (0, 0, base);
         for (_, it) in &mut self.rows {
             it.entries.clear();
+            it.keys.clear();
             (it.bytes, it.floor, it.finished, it.known) = (0, base, None, false);
         }
         self.rows.retain(|_, it| it.pins > 0);
@@ -315,59 +368,11 @@ impl Shelf {
     pub(crate) fn has_after(&self, row: usize, position: u64) -> bool {
         self.rows[row].newest() > position
     }
-
-    /// Appends to `out` what follows a position in some rows, in order, up to `max_events`, and up to the entry that
-    /// reaches `max_bytes`. Says whether that is all there is.
-    pub(crate) fn collect(
-        &self,
-        rows: impl Iterator<Item = usize>,
-        after: u64,
-        max_events: usize,
-        max_bytes: usize,
-        out: &mut impl Extend<Arc<Entry>>,
-    ) -> bool {
-        let (mut events, mut bytes) = (0, 0);
-        let put = |entry: &Arc<Entry>| {
-            let fits = events < max_events && bytes < max_bytes;
-            if fits {
-                events += 1;
-                bytes += entry.frame().len();
-                out.extend(Some(Arc::clone(entry)));
-            }
-            fits
-        };
-        let mut rows = rows.map(|row| &self.rows[row]).filter(|row| row.newest() > after);
-        let Some(first) = rows.next() else { return true };
-        let Some(second) = rows.next() else {
-            // The usual case, live delivery of one topic: nothing is allocated.
-            return first.entries.range(first.after(after)..).all(put);
-        };
-        let mut heads: Vec<_> =
-            [first, second].into_iter().chain(rows).map(|row| row.entries.range(row.after(after)..)).collect();
-        merge(&mut heads, Reverse).all(put)
-    }
-
-    /// The position before the last `n` entries of some rows.
-    pub(crate) fn before_last(&self, rows: impl Iterator<Item = usize>, n: usize) -> u64 {
-        let mut tails: Vec<_> = rows.map(|row| self.rows[row].entries.iter().rev()).collect();
-        merge(&mut tails, |position| position).take(n).last().map_or(u64::MAX, |first| first.position() - 1)
-    }
 }
 
-/// The entries of several rows in one order: of those that come next, the one with the greatest key.
-fn merge<'a, K: Ord>(
-    rows: &mut [impl Iterator<Item = &'a Arc<Entry>>],
-    key: impl Fn(u64) -> K,
-) -> impl Iterator<Item = &'a Arc<Entry>> {
-    let mut nexts: Vec<_> = rows.iter_mut().map(Iterator::next).collect();
-    let mut heap: BinaryHeap<_> =
-        nexts.iter().enumerate().filter_map(|(row, next)| Some((key(next.as_ref()?.position()), row))).collect();
-    std::iter::from_fn(move || {
-        let (_, row) = heap.pop()?;
-        let next = rows[row].next();
-        heap.extend(next.map(|entry| (key(entry.position()), row)));
-        std::mem::replace(&mut nexts[row], next)
-    })
+fn pop_old(queue: &mut VecDeque<Placed>, age: Option<Duration>, now: Instant) -> Option<Placed> {
+    let oldest = queue.front()?;
+    if now.duration_since(oldest.at) >= age? { queue.pop_front() } else { None }
 }
 
 /// How much a shelf holds.

@@ -130,7 +130,7 @@ impl<S: ReplayStore> ReplayStore for Arc<S> {
     }
 }
 
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub(crate) type Outcomes = Result<Vec<Result<Cursor, Refused>>, AppendError>;
 
 /// A store whose type was forgotten, so that the types of a hub do not depend on it. The futures own the store.

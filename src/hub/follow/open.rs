@@ -2,7 +2,7 @@
 
 use super::{Follower, Phase};
 use crate::{
-    LastEventId, Topics,
+    LastEventId, Topic, Topics,
     hub::{
         Shared, Store,
         error::SubscriptionError,
@@ -11,17 +11,18 @@ use crate::{
         snapshot::Snapshots,
         window::Standing,
     },
-    replay::{Cursor, ReadFrom},
+    replay::{BoxFuture, Cursor, ErasedStore, Read, ReadError, ReadFrom},
 };
 use std::{
     collections::VecDeque,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker, ready},
 };
 
 impl Follower {
     pub(in crate::hub) fn new(shared: Arc<Shared>, topics: Topics) -> Self {
         let (attached, head) = shared.window.attach(&topics);
+        let unknown = shared.window.not_created(&topics);
         let mut follower = Self {
             shared,
             topics,
@@ -40,6 +41,8 @@ impl Follower {
             on_gap: GapPolicy::Report,
             filter: None,
             meter: None,
+            pace: None,
+            doubt: (!unknown.is_empty()).then(|| Box::new(Doubt::Ask(unknown))),
         };
         follower.follow_from(head);
         follower
@@ -110,7 +113,7 @@ impl Follower {
 
     /// How the subscription began, once that is known.
     pub(crate) fn outcome(&self) -> Option<Resume> {
-        self.opened.then_some(self.outcome)
+        (self.opened && self.doubt.is_none()).then_some(self.outcome)
     }
 
     /// A gap that is known and not yet handed over.
@@ -122,8 +125,7 @@ impl Follower {
     /// are finished.
     pub(crate) fn is_complete(&self) -> bool {
         let mut end = self.through.unwrap_or(self.cursor);
-        self.outcome == Resume::Resumed
-            && self.opened
+        self.outcome() == Some(Resume::Resumed)
             && self.pending.is_empty()
             && self.shared.window.settle(&self.attached, &mut end) == Standing::Finished
     }
@@ -131,14 +133,58 @@ impl Follower {
     /// Goes on until it is known how the subscription begins: one read of the store, or two if the client's id is foreign
     /// or all topics turn out to be finished.
     pub(crate) fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SubscriptionError>> {
-        self.poll_read(cx).map_err(Into::into)
+        self.poll_read(cx)
     }
 
     /// The same where no waiting is needed.
-    pub(crate) fn open_now(&mut self) {
+    pub(crate) fn open_now(&mut self) -> Result<(), SubscriptionError> {
         if matches!(self.shared.store, Store::Ring(_)) {
-            // Over the ring a read neither waits nor fails.
-            let _ = self.poll_read(&mut Context::from_waker(std::task::Waker::noop()));
+            // Over the ring a read does not wait.
+            if let Poll::Ready(opened) = self.poll_read(&mut Context::from_waker(Waker::noop())) {
+                return opened;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out whether its topics exist.
+    pub(super) fn poll_exists(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SubscriptionError>> {
+        let unknown = match self.doubt.as_deref_mut() {
+            None => return Poll::Ready(Ok(())),
+            Some(Doubt::Ask(topics)) => match &self.shared.store {
+                Store::Ring(ring) => Ok(topics.drain(..).find(|topic| !ring.has(topic))),
+                Store::Other(store) => {
+                    let asking = first_unknown(Arc::clone(store), std::mem::take(topics));
+                    self.doubt = Some(Box::new(Doubt::Asking(self.shared.in_time(asking))));
+                    return self.poll_exists(cx);
+                }
+            },
+            Some(Doubt::Asking(asking)) => ready!(asking.as_mut().poll(cx)),
+        };
+        self.doubt = None;
+        let error = match unknown {
+            Ok(None) => return Poll::Ready(Ok(())),
+            Ok(Some(topic)) => SubscriptionError::unknown_topic(topic),
+            Err(error) => error.into(),
+        };
+        self.phase = Phase::Ended(None);
+        Poll::Ready(Err(error))
+    }
+}
+
+/// Whether topics exist that were not created here: they do if the log has something of them.
+pub(super) enum Doubt {
+    Ask(Vec<Topic>),
+    Asking(BoxFuture<Result<Option<Topic>, ReadError>>),
+}
+
+async fn first_unknown(store: Arc<dyn ErasedStore>, topics: Vec<Topic>) -> Result<Option<Topic>, ReadError> {
+    for topic in topics {
+        let read = Read { max_events: 1, ..Read::new(&topic, ReadFrom::Last(1)) };
+        let page = Arc::clone(&store).read(read).await?;
+        if page.entries.is_empty() && page.finished.is_empty() {
+            return Ok(Some(topic));
         }
     }
+    Ok(None)
 }

@@ -9,9 +9,10 @@ use crate::{
     replay::{Read, ReadFrom, Record, Ring},
 };
 use loom::{future::block_on, sync::Arc as LoomArc, thread};
-use std::{future::poll_fn, task::Poll};
+use std::{future::poll_fn, task::Poll, time::Duration};
 
 const T: Topic = Topic::from_static("t");
+const ONE: Batch = Batch { room: Room { events: 1, bytes: usize::MAX }, up_to: u64::MAX };
 
 struct Log {
     window: Window,
@@ -22,7 +23,8 @@ impl Log {
     fn new(window_events: usize) -> Self {
         let ring = Ring::new();
         let limits = Limits { events_per_topic: window_events, ..ring.limits() };
-        Self { window: Window::new(ring.head_now(), limits), ring }
+        let life = TopicLife { explicit: false, idle: Duration::ZERO };
+        Self { window: Window::new(ring.head_now(), limits, life), ring }
     }
 
     /// As the hub does it over the ring: one critical section.
@@ -31,12 +33,12 @@ impl Log {
     }
 
     /// The follow loop in short: `count` entries, from the window or else from the ring.
-    fn follow(&self, attached: &Attached, mut cursor: Cursor, count: usize) -> Vec<u64> {
+    fn follow(&self, attached: &mut Attached, mut cursor: Cursor, count: usize) -> Vec<u64> {
         let mut seen = Vec::new();
         while seen.len() < count {
-            let mut taken = Vec::new();
+            let mut taken = VecDeque::new();
             let standing = block_on(poll_fn(|cx| {
-                match self.window.next(attached, &mut cursor, (1, usize::MAX), cx.waker(), &mut taken) {
+                match self.window.next(attached, &mut cursor, ONE, cx.waker(), &mut taken).standing {
                     Standing::Level => Poll::Pending,
                     other => Poll::Ready(other),
                 }
@@ -48,7 +50,7 @@ impl Log {
                     let page = self.ring.read_now(&Read::new(T, ReadFrom::After(cursor)));
                     self.window.learn(attached, &T.into(), &page, age);
                     assert_eq!((page.floor, page.foreign), (0, false));
-                    taken = page.entries;
+                    taken = page.entries.into();
                 }
                 other => panic!("{other:?}"),
             }
@@ -65,12 +67,12 @@ impl Log {
 fn loom_a_follower_that_waits_is_woken_for_every_entry() {
     loom::model(|| {
         let log = LoomArc::new(Log::new(8));
-        let (attached, cursor) = log.window.attach(&T.into());
+        let (mut attached, cursor) = log.window.attach(&T.into());
         let publisher = {
             let log = LoomArc::clone(&log);
             thread::spawn(move || (0..2).for_each(|_| log.publish()))
         };
-        assert_eq!(log.follow(&attached, cursor, 2), [1, 2]);
+        assert_eq!(log.follow(&mut attached, cursor, 2), [1, 2]);
         publisher.join().unwrap();
         log.window.detach(&attached);
     });
@@ -80,12 +82,12 @@ fn loom_a_follower_that_waits_is_woken_for_every_entry() {
 fn loom_a_follower_that_falls_off_the_window_comes_back_without_a_gap_or_a_repeat() {
     loom::model(|| {
         let log = LoomArc::new(Log::new(1));
-        let (attached, cursor) = log.window.attach(&T.into());
+        let (mut attached, cursor) = log.window.attach(&T.into());
         let publisher = {
             let log = LoomArc::clone(&log);
             thread::spawn(move || (0..3).for_each(|_| log.publish()))
         };
-        assert_eq!(log.follow(&attached, cursor, 3), [1, 2, 3]);
+        assert_eq!(log.follow(&mut attached, cursor, 3), [1, 2, 3]);
         publisher.join().unwrap();
     });
 }
@@ -94,14 +96,14 @@ fn loom_a_follower_that_falls_off_the_window_comes_back_without_a_gap_or_a_repea
 fn loom_two_publishers_give_one_order_to_all() {
     loom::model(|| {
         let log = LoomArc::new(Log::new(1));
-        let (attached, cursor) = log.window.attach(&T.into());
+        let (mut attached, cursor) = log.window.attach(&T.into());
         let publishers: Vec<_> = (0..2)
             .map(|_| {
                 let log = LoomArc::clone(&log);
                 thread::spawn(move || log.publish())
             })
             .collect();
-        assert_eq!(log.follow(&attached, cursor, 2), [1, 2]);
+        assert_eq!(log.follow(&mut attached, cursor, 2), [1, 2]);
         publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
     });
 }
@@ -114,10 +116,10 @@ fn loom_who_attaches_while_others_publish_misses_nothing_after_its_place() {
             let log = LoomArc::clone(&log);
             thread::spawn(move || (0..2).for_each(|_| log.publish()))
         };
-        let (attached, cursor) = log.window.attach(&T.into());
+        let (mut attached, cursor) = log.window.attach(&T.into());
         let missing = 2 - usize::try_from(cursor.position()).unwrap();
         let expected: Vec<u64> = (cursor.position() + 1..=2).collect();
-        assert_eq!(log.follow(&attached, cursor, missing), expected);
+        assert_eq!(log.follow(&mut attached, cursor, missing), expected);
         publisher.join().unwrap();
         log.window.detach(&attached);
     });
@@ -127,7 +129,7 @@ fn loom_who_attaches_while_others_publish_misses_nothing_after_its_place() {
 fn loom_closing_wakes_those_who_wait() {
     loom::model(|| {
         let log = LoomArc::new(Log::new(1));
-        let (attached, mut cursor) = log.window.attach(&T.into());
+        let (mut attached, mut cursor) = log.window.attach(&T.into());
         let page = log.ring.read_now(&Read::new(T, ReadFrom::After(cursor)));
         log.window.learn(&attached, &T.into(), &page, log.window.age());
         let closer = {
@@ -135,12 +137,49 @@ fn loom_closing_wakes_those_who_wait() {
             thread::spawn(move || log.window.close())
         };
         let standing = block_on(poll_fn(|cx| {
-            match log.window.next(&attached, &mut cursor, (1, 1), cx.waker(), &mut Vec::new()) {
+            match log.window.next(&mut attached, &mut cursor, ONE, cx.waker(), &mut VecDeque::new()).standing {
                 Standing::Level => Poll::Pending,
                 other => Poll::Ready(other),
             }
         }));
         assert_eq!(standing, Standing::Closed);
         closer.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_ephemeral_events_come_once_and_in_their_place() {
+    loom::model(|| {
+        let log = LoomArc::new(Log::new(1));
+        let (mut attached, cursor) = log.window.attach(&T.into());
+        let publisher = {
+            let log = LoomArc::clone(&log);
+            thread::spawn(move || {
+                log.publish();
+                log.window.publish_ephemeral(Record::new(T, Event::new())).unwrap();
+                log.publish();
+            })
+        };
+        let seen = log.follow(&mut attached, cursor, 2);
+        // Who reads the second event from the store is past what came between.
+        assert!(seen == [1, 1] || seen == [1, 2], "{seen:?}");
+        publisher.join().unwrap();
+        log.window.detach(&attached);
+    });
+}
+
+#[test]
+fn loom_a_producer_learns_that_its_last_reader_left() {
+    loom::model(|| {
+        let log = LoomArc::new(Log::new(1));
+        let row = log.window.hold(&T);
+        let (attached, _) = log.window.attach(&T.into());
+        let reader = {
+            let log = LoomArc::clone(&log);
+            thread::spawn(move || log.window.detach(&attached))
+        };
+        block_on(poll_fn(|cx| log.window.look(row, cx.waker(), |life| life.unread_since().map(drop))));
+        reader.join().unwrap();
+        log.window.release(row);
     });
 }

@@ -1,0 +1,142 @@
+//! What a follower reads from the store, and what it takes from a page.
+
+use super::{Follower, Phase};
+use crate::{
+    hub::{
+        Store,
+        error::SubscriptionError,
+        gap::{Gap, GapReason, Resume},
+        window::{Age, Standing},
+    },
+    replay::{Cursor, Page, Read, ReadError, ReadFrom},
+};
+use std::{
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+/// Pages in a row that may lead nowhere before the store is taken for broken.
+const MOST_STUCK: u32 = 16;
+
+impl Follower {
+    /// Reads from the store for as long as that is what is to be done.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SubscriptionError>> {
+        ready!(self.poll_exists(cx))?;
+        loop {
+            match &mut self.phase {
+                Phase::Window | Phase::Snapshot(_) | Phase::Ended(_) => return Poll::Ready(Ok(())),
+                Phase::Off(from) => {
+                    let from = *from;
+                    let (max_events, max_bytes) = self.shared.settings.page;
+                    let read = Read { topics: self.topics.clone(), from, max_events, max_bytes };
+                    let age = self.shared.window.age();
+                    match &self.shared.store {
+                        Store::Ring(ring) => {
+                            let page = ring.read_now(&read);
+                            self.take(from, age, page);
+                        }
+                        Store::Other(store) => {
+                            let read = self.shared.in_time(Arc::clone(store).read(read));
+                            self.phase = Phase::Reading(from, age, read);
+                        }
+                    }
+                }
+                Phase::Reading(from, age, read) => {
+                    let page = ready!(read.as_mut().poll(cx));
+                    let (from, age) = (*from, *age);
+                    self.phase = Phase::Ended(None);
+                    let page = page?;
+                    match &self.shared.store {
+                        Store::Other(store) if page.through.run() != age.run && self.shared.window.age() == age => {
+                            let head = self.shared.in_time(Arc::clone(store).head());
+                            self.phase = Phase::Heading(from, age, page, head);
+                        }
+                        _ => self.take_checked(from, age, page)?,
+                    }
+                }
+                Phase::Heading(_, age, _, head) => {
+                    let head = ready!(head.as_mut().poll(cx));
+                    let age = *age;
+                    let Phase::Heading(from, _, page, _) = std::mem::replace(&mut self.phase, Phase::Ended(None))
+                    else {
+                        return Poll::Ready(Ok(()));
+                    };
+                    let head = head?;
+                    self.shared.window.reset_if(age, head);
+                    self.take_checked(from, self.shared.window.age(), page)?;
+                }
+            }
+        }
+    }
+
+    /// A page that goes nowhere, again and again, would be an endless loop.
+    fn take_checked(&mut self, from: ReadFrom, age: Age, page: Page) -> Result<(), ReadError> {
+        if let ReadFrom::After(cursor) = from {
+            let through = page.through;
+            let backward = through.run() == cursor.run() && through.position() < cursor.position();
+            let off = || self.shared.window.settle(&self.attached, &mut through.clone()) == Standing::Off;
+            let nowhere = through == cursor && (page.foreign || off());
+            // Once or twice is a burst that passed while the page was on its way.
+            self.stuck = if nowhere { self.stuck + 1 } else { 0 };
+            if !page.foreign && backward || self.stuck > MOST_STUCK {
+                return Err(ReadError::new("the store's page ends before the window begins"));
+            }
+        }
+        self.take(from, age, page);
+        Ok(())
+    }
+
+    fn take(&mut self, from: ReadFrom, age: Age, page: Page) {
+        if page.through.run() != self.cursor.run() {
+            self.told = 0;
+            self.restart_meter();
+        }
+        // Ids never run ahead of what was handed over, so not past the first entry that is held.
+        let begin = page.entries.first().map_or(page.through, |entry| entry.cursor().before());
+        match from {
+            ReadFrom::After(cursor) if page.foreign => {
+                let gap = Gap { reason: GapReason::Foreign, after: Some(cursor), through: page.through };
+                self.set_gap(gap, page.through);
+                if self.opened {
+                    // The log was replaced under a live subscription: what is held may be what it has seen.
+                    self.follow_from(page.through);
+                } else {
+                    self.begin(page.through);
+                }
+                return;
+            }
+            ReadFrom::After(cursor) if page.floor > cursor.position().max(self.told) => {
+                self.told = page.floor;
+                let through = page.through.run().at(page.floor);
+                // A gap that is still to be reported grows.
+                let earlier = self.gap.map(|(gap, _)| gap);
+                let gap = earlier.unwrap_or(Gap { reason: GapReason::Evicted, after: Some(cursor), through });
+                self.set_gap(Gap { through, ..gap }, begin);
+            }
+            ReadFrom::After(_) => {}
+            ReadFrom::Earliest | ReadFrom::Last(_) => match &mut self.gap {
+                Some((_, resumes_after)) => *resumes_after = begin,
+                None => self.cursor = begin,
+            },
+        }
+        self.shared.window.learn(&self.attached, &self.topics, &page, age);
+        let late = !self.opened && !self.has_id() && matches!(from, ReadFrom::After(_));
+        self.opened = true;
+        if late && page.entries.is_empty() && page.finished.len() == self.topics.len() {
+            // As in `follow_from`, now that the store has told.
+            self.phase = Phase::Off(ReadFrom::Earliest);
+            return;
+        }
+        self.phase = Phase::Window;
+        self.pending = page.entries.into();
+        self.through = Some(page.through);
+    }
+
+    pub(super) fn set_gap(&mut self, gap: Gap, resumes_after: Cursor) {
+        if !self.opened && self.outcome == Resume::Resumed {
+            self.outcome = Resume::Gap(gap.reason);
+        }
+        self.owed_from = gap.after;
+        self.gap = Some((gap, resumes_after));
+    }
+}

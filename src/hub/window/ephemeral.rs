@@ -1,0 +1,84 @@
+//! Events that are not in the log: in their order among the rest for those who are there, and gone after that.
+//!
+//! Invariant: they have no position and move no floor. Each stands behind the position that was the newest when it came,
+//! and is left out by who is already past that.
+
+use super::{Attached, State, Window};
+use crate::{
+    hub::error::{PublishError, PublishErrorKind},
+    replay::{Entry, Record, Refused},
+};
+use std::{collections::VecDeque, sync::Arc};
+
+/// What is kept of a topic for those who have not taken it yet: enough for a burst, little enough for every topic that is
+/// followed.
+const MOST: usize = 64;
+const MOST_BYTES: usize = 64 * 1024;
+
+/// The newest ones of a topic, by their number over all topics.
+#[derive(Default)]
+pub(super) struct Ephemerals {
+    held: VecDeque<(u64, Arc<Entry>)>,
+    bytes: usize,
+}
+
+impl Ephemerals {
+    fn push(&mut self, number: u64, entry: Arc<Entry>) {
+        self.bytes += entry.frame().len();
+        self.held.push_back((number, entry));
+        // The newest stays, whatever its size.
+        while self.held.len() > MOST || self.bytes > MOST_BYTES && self.held.len() > 1 {
+            let oldest = self.held.pop_front();
+            self.bytes -= oldest.map_or(0, |(_, entry)| entry.frame().len());
+        }
+    }
+}
+
+impl Window {
+    /// Shows an event to those who follow its topic, and says how many they are.
+    pub(crate) fn publish_ephemeral(&self, record: Record) -> Result<usize, PublishError> {
+        // Encoded outside of the lock; which position it stands behind is known only inside.
+        let mut entry = Entry::ephemeral(self.head(), record);
+        self.change(|state, wakers| {
+            if state.closed {
+                return Err(PublishErrorKind::Closed.into());
+            }
+            let Some(row) = state.shelf.row(entry.record().topic()) else { return Ok(0) };
+            if state.shelf.finished(row).is_some() {
+                return Err(Refused::Finished.into());
+            }
+            let Some(place) = state.places.get_mut(row).filter(|place| !place.seats.is_empty()) else { return Ok(0) };
+            let readers = place.seats.len();
+            state.ephemerals += 1;
+            entry.stand_behind(state.head);
+            let entry = Arc::new(entry);
+            place.ephemerals.push(state.ephemerals, Arc::clone(&entry));
+            state.wake_topic(entry.record().topic(), None, wakers);
+            Ok(readers)
+        })
+    }
+}
+
+impl State {
+    pub(super) fn has_unheard(&self, attached: &Attached, position: u64) -> bool {
+        let unheard = |row: usize| {
+            let newest = self.places[row].ephemerals.held.back();
+            newest.is_some_and(|(number, entry)| *number > attached.heard && entry.position() >= position)
+        };
+        attached.heard != self.ephemerals && attached.rows().any(unheard)
+    }
+
+    /// What a subscription between two positions is still to have, in order.
+    pub(super) fn unheard(&self, attached: &Attached, (after, up_to): (u64, u64)) -> Vec<(u64, &Arc<Entry>)> {
+        if attached.heard == self.ephemerals {
+            return Vec::new();
+        }
+        let held = attached.rows().flat_map(|row| &self.places[row].ephemerals.held);
+        let mut unheard: Vec<_> = held
+            .filter(|(number, entry)| *number > attached.heard && (after..=up_to).contains(&entry.position()))
+            .map(|(number, entry)| (*number, entry))
+            .collect();
+        unheard.sort_unstable_by_key(|(number, _)| *number);
+        unheard
+    }
+}

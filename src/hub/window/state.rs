@@ -1,0 +1,156 @@
+//! [`State`]: what the lock of the window guards, and how an entry gets in and out.
+
+use super::{
+    Age, Attached, Batch, Standing,
+    ephemeral::Ephemerals,
+    life::{Due, Life},
+};
+use crate::{
+    Topic,
+    replay::{Cursor, Entry, Shelf},
+};
+use slab::Slab;
+use std::{collections::VecDeque, sync::Arc, task::Waker};
+use tokio::time::Instant;
+
+pub(super) struct State {
+    /// The newest entry that was shown to everyone.
+    pub(super) head: Cursor,
+    pub(super) shelf: Shelf,
+    /// Beside each row of the shelf.
+    pub(super) places: Vec<Place>,
+    pub(super) waiters: Slab<Waiter>,
+    pub(super) closed: bool,
+    /// How often a topic was forgotten.
+    pub(super) forgotten: u64,
+    /// How many ephemeral events there were.
+    pub(super) ephemerals: u64,
+    pub(super) due: Due,
+    /// The list of wakers of the last publish, kept for its memory.
+    pub(super) spare: Vec<Waker>,
+}
+
+/// What there is of a topic beside its entries.
+#[derive(Default)]
+pub(super) struct Place {
+    /// Which waiters follow it.
+    pub(super) seats: Slab<usize>,
+    pub(super) ephemerals: Ephemerals,
+    pub(super) life: Option<Box<Life>>,
+}
+
+/// One subscription.
+#[derive(Default)]
+pub(super) struct Waiter {
+    /// What to wake if it has everything.
+    pub(super) waker: Option<Waker>,
+    /// Whether it sleeps, and is woken only by the end of the hub.
+    pub(super) asleep: bool,
+    /// When the oldest entry came that it has not taken.
+    pub(super) since: Option<Instant>,
+}
+
+impl State {
+    /// Keeps the row of a topic, and the place beside it.
+    pub(super) fn pin(&mut self, topic: &Topic) -> usize {
+        let row = self.shelf.pin(topic);
+        if self.places.len() <= row {
+            self.places.resize_with(row + 1, Place::default);
+        }
+        row
+    }
+
+    pub(super) fn age(&self) -> Age {
+        Age { run: self.head.run(), forgotten: self.forgotten }
+    }
+
+    pub(super) fn standing(&self, attached: &Attached, cursor: Cursor) -> Standing {
+        let position = cursor.position();
+        // After a restart, only the store knows which topics are finished.
+        let off = |row| self.shelf.floor(row) > position || !self.shelf.knows(row);
+        if cursor.run() != self.head.run() || attached.rows().any(off) {
+            return Standing::Off;
+        }
+        if attached.rows().any(|row| self.shelf.has_after(row, position)) || self.has_unheard(attached, position) {
+            return Standing::Behind;
+        }
+        let end = position.max(self.head.position());
+        if attached.rows().all(|row| self.shelf.finished(row).is_some_and(|at| at <= end)) {
+            return Standing::Finished;
+        }
+        if self.closed { Standing::Closed } else { Standing::Level }
+    }
+
+    /// Takes what a subscription is to have next, ephemeral events in their places between the others. Says whether that is
+    /// all of it.
+    pub(super) fn take(
+        &self,
+        attached: &mut Attached,
+        mut after: u64,
+        batch: Batch,
+        out: &mut VecDeque<Arc<Entry>>,
+    ) -> bool {
+        let Batch { mut room, up_to } = batch;
+        for (number, ephemeral) in self.unheard(attached, (after, up_to)) {
+            let until = ephemeral.position();
+            if !self.shelf.collect(attached.rows(), (after, until), &mut room, out) || !room.take(ephemeral) {
+                return false;
+            }
+            out.push_back(Arc::clone(ephemeral));
+            (after, attached.heard) = (until, number);
+        }
+        self.shelf.collect(attached.rows(), (after, up_to), &mut room, out)
+    }
+
+    /// What a store has already shown may be past the head.
+    pub(super) fn settle(&self, cursor: &mut Cursor) {
+        if cursor.position() < self.head.position() {
+            *cursor = self.head;
+        }
+    }
+
+    pub(super) fn push(&mut self, entry: Arc<Entry>, wakers: &mut Vec<Waker>) {
+        let cursor = entry.cursor();
+        if cursor.run() != self.head.run() {
+            self.reset(cursor.run().at(cursor.position().saturating_sub(1)), wakers);
+        }
+        self.head = cursor;
+        let now = Instant::now();
+        self.shelf.expire(now);
+        if let Some(life) = self.life(entry.record().topic()) {
+            life.used(now);
+        }
+        self.forget_unused(now);
+        self.wake_topic(entry.record().topic(), Some(now), wakers);
+        self.shelf.push(entry, now);
+    }
+
+    pub(super) fn wake_all(&mut self, wakers: &mut Vec<Waker>) {
+        for (_, waiter) in &mut self.waiters {
+            waiter.asleep = false;
+            wakers.extend(waiter.waker.take());
+        }
+    }
+
+    pub(super) fn wake_topic(&mut self, topic: &Topic, since: Option<Instant>, wakers: &mut Vec<Waker>) {
+        // A topic that is followed has a row, and its row stays in place.
+        if let Some(place) = self.shelf.row(topic).and_then(|row| self.places.get(row)) {
+            for (_, &waiter) in &place.seats {
+                let waiter = &mut self.waiters[waiter];
+                waiter.since = waiter.since.or(since);
+                if !waiter.asleep {
+                    wakers.extend(waiter.waker.take());
+                }
+            }
+        }
+    }
+
+    pub(super) fn reset(&mut self, head: Cursor, wakers: &mut Vec<Waker>) {
+        self.head = head;
+        self.shelf.clear(head.position());
+        for place in &mut self.places {
+            place.ephemerals = Ephemerals::default();
+        }
+        self.wake_all(wakers);
+    }
+}
