@@ -51,16 +51,30 @@ use std::{pin::Pin, sync::Arc};
 /// [`forget`](Self::forget), and *may* be higher: a store may keep one floor for many topics, at the price of clients
 /// that refresh without need. It *must* stay 0 while nothing was removed, and *must not* be past the newest position.
 ///
+/// **Newest of a key.** A record of kind [`Latest`](super::Kind::Latest) or [`Removal`](super::Kind::Removal) takes the
+/// place of the record of these kinds that its topic has under the same key ([`Record::replaces`]), however old that is:
+/// the store *must* remove that in the same step, so that no page has both or neither. This raises *no* floor and is not
+/// counted as removed, because who has not read the older one reads the newer. A record of another kind replaces nothing
+/// and is replaced by nothing, whatever its key. A refused record replaces nothing.
+///
 /// **Eviction.** The store decides what it keeps, oldest first within a topic: what is held of a topic is its newest
 /// records. It *must* raise the floor no later than the record becomes unreadable, and what was removed *must not* come
-/// back.
+/// back. What goes by its age *should not* be a record of kind `Latest` whose topic is not finished: that is state, and
+/// good until it is replaced.
 ///
 /// **Several tasks.** All methods can run at the same time as each other and as themselves. The hub appends one batch at a
 /// time, but the rules do not depend on it.
 ///
 /// **Records.** Topic, kind, body, time, key and labels *must* be returned as they were given, the time to within a
-/// millisecond. Encode [`Topic::as_key`] and [`Record::body`] as they are; rebuild with [`Record::from_stored`]. An end
-/// is a record like others, with or without a body.
+/// millisecond. Encode [`Topic::as_key`], [`Kind::as_str`](super::Kind::as_str) and [`Record::body`] as they are; rebuild
+/// with [`Record::from_stored`]. An end is a record like others, with or without a body.
+///
+/// **Failures.** The hub asks again only where nothing else could be right: after an unknown append it reads what follows
+/// its last position, at once, and then every 50 ms, twice that, and so on up to 5 s, until that is answered; meanwhile
+/// nothing is appended, and publishers are refused. It never repeats an append. A read that fails, or is not answered
+/// within [`read_timeout`](crate::HubBuilder::read_timeout), fails its subscription, whose client comes back by itself at
+/// a time that was drawn for it; so does one of [`forget`](Self::forget), which is then as if it were not known whether
+/// the topic is forgotten.
 ///
 /// Methods take owned arguments, so that an implementation can move them to a thread where it may block
 /// (`tokio::task::spawn_blocking`).
