@@ -1,7 +1,8 @@
 //! [`HubBuilder`]: a hub's settings, each with its default and why.
 
 use super::{
-    CursorMoves, GapPolicy, Handle, Hub, LagBudget, Names, Queue, Settings, Shared, Store, Window, window::TopicLife,
+    CursorMoves, GapPolicy, Handle, Hub, LagBudget, Names, Queue, Settings, Shared, Start, Store, Window,
+    window::TopicLife,
 };
 use crate::{
     KeepAlive,
@@ -135,6 +136,12 @@ impl HubBuilder {
     /// Sets how a client's last id is moved where there is no event to carry it. Default: [`CursorMoves::IdOnly`].
     pub fn cursor_moves(mut self, cursor_moves: CursorMoves) -> Self {
         self.settings.cursor_moves = cursor_moves;
+        self
+    }
+
+    /// Sets where a subscription begins whose client has no id of this log. Default: [`Start::Now`].
+    pub fn start(mut self, start: Start) -> Self {
+        self.settings.start = start;
         self
     }
 

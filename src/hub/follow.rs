@@ -231,14 +231,14 @@ impl Follower {
             if let Some(pace) = &mut self.pace {
                 match pace.poll_limit(self.cursor, cx) {
                     Poll::Ready(round) => limit = round,
-                    Poll::Pending if window.sleep(&self.attached, cx.waker()) == Standing::Closed => {}
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending if window.sleep(&self.attached, self.cursor, cx.waker()) => return Poll::Pending,
+                    Poll::Pending => {}
                 }
             }
             let batch = Batch { room: BATCH, up_to: limit.unwrap_or(u64::MAX) };
             let taken = window.next(&mut self.attached, &mut self.cursor, batch, cx.waker(), &mut self.pending);
-            if let (Some(pace), None) = (&mut self.pace, limit) {
-                pace.looked(&taken);
+            if let (Some(pace), None, Standing::Behind) = (&mut self.pace, limit, taken.standing) {
+                pace.found(taken.head);
             }
             if let (Some(meter), true) = (&mut self.meter, taken.all) {
                 meter.has_all(window.published(&self.attached), &self.pending);

@@ -1,9 +1,8 @@
 //! [`Producer`]: the side of a topic that publishes, and wants to know whether anybody reads.
 
 use super::{
-    Hub,
-    publish::{self},
-    window::Life,
+    Hub, publish,
+    window::{Life, Watch},
 };
 use crate::{
     Event, PublishError, Topic,
@@ -110,14 +109,13 @@ impl Producer {
     ///
     /// Nothing is lost when the future is dropped.
     pub async fn stopped(&self) {
-        self.look(|life| life.is_stop_asked().then_some(())).await;
+        self.until(|life| life.is_stop_asked().then_some(())).await;
     }
 
     /// Whether a reader has asked it to stop.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
-        let window = &self.hub.handle.shared.window;
-        window.peek(self.row, Life::is_stop_asked)
+        self.watch().look(Life::is_stop_asked).unwrap_or(false)
     }
 
     /// Waits until nobody has been reading for as long as this, counted from when the last reader left, or from when the
@@ -135,8 +133,8 @@ impl Producer {
     /// Outside of a tokio runtime that has its timer enabled.
     pub async fn abandoned(&self, time: Duration) {
         loop {
-            let since = self.look(Life::unread_since).await;
-            let came_back = self.look(|life| (life.unread_since() != Some(since)).then_some(()));
+            let since = self.until(Life::unread_since).await;
+            let came_back = self.until(|life| (life.unread_since() != Some(since)).then_some(()));
             let Some(deadline) = since.checked_add(time) else {
                 came_back.await;
                 continue;
@@ -155,10 +153,14 @@ impl Producer {
         }
     }
 
-    /// Waits until the life of the topic is as `seen` wants it.
-    async fn look<R>(&self, seen: impl Fn(&Life) -> Option<R>) -> R {
-        let window = &self.hub.handle.shared.window;
-        poll_fn(|cx| window.look(self.row, cx.waker(), &seen)).await
+    /// Waits until there is something to see in the life of the topic.
+    async fn until<R>(&self, seen: impl Fn(&Life) -> Option<R>) -> R {
+        let mut watch = self.watch();
+        poll_fn(|cx| watch.poll(cx.waker(), &seen)).await
+    }
+
+    fn watch(&self) -> Watch<'_> {
+        self.hub.handle.shared.window.watch(self.row)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a hub can be told about how its subscriptions look on the wire. [`Names`] is the one place of the names that
 //! clients see.
 
-use super::{gap::GapPolicy, lag::LagBudget};
+use super::{follow::Start, gap::GapPolicy, lag::LagBudget};
 use crate::{EventType, KeepAlive, LastEventId, last_event_id::LAST_EVENT_ID_PARAMETER};
 use http::{HeaderName, request::Parts};
 use std::{borrow::Cow, time::Duration};
@@ -78,6 +78,7 @@ pub(crate) struct Settings {
     pub(crate) names: Names,
     pub(crate) accel_buffering: bool,
     pub(crate) page: (usize, usize),
+    pub(crate) start: Start,
     pub(crate) lag_budget: LagBudget,
     pub(crate) on_gap: GapPolicy,
     pub(crate) announce_ends: bool,
@@ -94,6 +95,7 @@ impl Default for Settings {
             accel_buffering: false,
             // One page for each round trip to a store, and for each client that catches up, in memory.
             page: (256, 256 * 1024),
+            start: Start::Now,
             lag_budget: LagBudget::new(),
             on_gap: GapPolicy::default(),
             announce_ends: false,

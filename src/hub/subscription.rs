@@ -85,6 +85,9 @@ impl Subscription {
     pub(super) fn new(shared: &Arc<Shared>, topics: Topics) -> Self {
         let settings = Arc::clone(&shared.settings);
         let mut follower = Follower::new(Arc::clone(shared), topics);
+        if settings.start != Start::Now {
+            follower.start(settings.start);
+        }
         follower.set_lag_budget(settings.lag_budget);
         follower.set_on_gap(settings.on_gap.clone());
         Self { follower, settings }
@@ -106,7 +109,7 @@ impl Subscription {
     }
 
     /// Where to begin if the client has no id of this log; in any order with [`resume`](Self::resume). Default:
-    /// [`Start::Now`].
+    /// the hub's.
     pub fn start(mut self, start: Start) -> Self {
         self.follower.start(start);
         self

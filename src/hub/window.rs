@@ -11,7 +11,7 @@ mod ephemeral;
 mod life;
 mod state;
 
-pub(crate) use self::life::{Life, TopicLife};
+pub(crate) use self::life::{Life, TopicLife, Watch};
 use self::{
     ephemeral::Ephemerals,
     life::Due,
@@ -211,12 +211,15 @@ impl Window {
         Taken { standing, all, head }
     }
 
-    /// Keeps the waker for the end of the hub, and for nothing else.
-    pub(crate) fn sleep(&self, attached: &Attached, waker: &Waker) -> Standing {
+    /// Keeps the waker for the end of the hub, and for nothing else. Not if that is there, nor for a cursor that is off the
+    /// window.
+    pub(crate) fn sleep(&self, attached: &Attached, cursor: Cursor, waker: &Waker) -> bool {
         let state = self.state.lock();
-        let closed = state.closed;
-        Self::wait(state, attached, waker, true);
-        if closed { Standing::Closed } else { Standing::Level }
+        let sleeps = !state.closed && state.standing(attached, cursor) != Standing::Off;
+        if sleeps {
+            Self::wait(state, attached, waker, true);
+        }
+        sleeps
     }
 
     fn wait(mut state: MutexGuard<'_, State>, attached: &Attached, waker: &Waker, asleep: bool) {

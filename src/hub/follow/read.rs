@@ -127,8 +127,14 @@ impl Follower {
             self.phase = Phase::Off(ReadFrom::Earliest);
             return;
         }
+        if let (Some(pace), false) = (&mut self.pace, page.entries.is_empty()) {
+            pace.found(page.through);
+        }
         self.phase = Phase::Window;
-        self.pending = page.entries.into();
+        let mut entries = page.entries;
+        let between = (self.cursor.position(), page.through.position());
+        self.shared.window.put_between(&mut self.attached, between, &mut entries);
+        self.pending = entries.into();
         self.through = Some(page.through);
     }
 

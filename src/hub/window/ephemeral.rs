@@ -59,6 +59,20 @@ impl Window {
     }
 }
 
+impl Window {
+    /// Puts what a subscription at a position is still to have before another in its place among what the store has
+    /// between them.
+    pub(crate) fn put_between(&self, attached: &mut Attached, (at, before): (u64, u64), entries: &mut Vec<Arc<Entry>>) {
+        let state = self.state.lock();
+        let unheard = state.unheard(attached, (at, before.saturating_sub(1)));
+        let Some((newest, _)) = unheard.last().copied() else { return };
+        entries.extend(unheard.into_iter().map(|(_, ephemeral)| Arc::clone(ephemeral)));
+        attached.heard = newest;
+        drop(state);
+        entries.sort_by_key(|entry| (entry.position(), entry.is_ephemeral()));
+    }
+}
+
 impl State {
     pub(super) fn has_unheard(&self, attached: &Attached, position: u64) -> bool {
         let unheard = |row: usize| {

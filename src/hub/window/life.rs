@@ -5,6 +5,7 @@
 
 use super::{State, Window};
 use crate::{Topic, Topics};
+use slab::Slab;
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
@@ -12,9 +13,6 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
-
-/// Wakers that one topic keeps for its producers; more are woken to ask again.
-const MOST_WAKERS: usize = 16;
 
 /// A longer idle time than this is none: clocks end somewhere.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -38,8 +36,8 @@ pub(crate) struct Life {
     /// Since when nobody reads it.
     unread_since: Option<Instant>,
     used: Instant,
-    /// The producers who wait to be told of readers.
-    wakers: Vec<Waker>,
+    /// Those who wait for it to change; woken ones keep their slots.
+    watchers: Slab<Option<Waker>>,
 }
 
 impl Life {
@@ -57,14 +55,18 @@ impl Life {
 
     pub(super) fn read_by_someone(&mut self, wakers: &mut Vec<Waker>) {
         if self.unread_since.take().is_some() {
-            wakers.append(&mut self.wakers);
+            self.changed(wakers);
         }
     }
 
     pub(super) fn read_by_nobody(&mut self, wakers: &mut Vec<Waker>) {
         let now = Instant::now();
         (self.unread_since, self.used) = (Some(now), now);
-        wakers.append(&mut self.wakers);
+        self.changed(wakers);
+    }
+
+    fn changed(&mut self, wakers: &mut Vec<Waker>) {
+        wakers.extend(self.watchers.iter_mut().filter_map(|(_, waker)| waker.take()));
     }
 
     fn is_in_use(&self) -> bool {
@@ -150,31 +152,14 @@ impl Window {
         self.change(|state, wakers| {
             let Some(life) = state.life(topic).filter(|life| life.producers > 0) else { return false };
             life.stop_asked = true;
-            wakers.append(&mut life.wakers);
+            life.changed(wakers);
             true
         })
     }
 
-    /// Looks at the life of a topic that is held, or waits until it changes.
-    pub(crate) fn look<R>(&self, row: usize, waker: &Waker, look: impl FnOnce(&Life) -> Option<R>) -> Poll<R> {
-        self.change(|state, wakers| {
-            let Some(life) = &mut state.places[row].life else { return Poll::Pending };
-            if let Some(seen) = look(life) {
-                return Poll::Ready(seen);
-            }
-            if !life.wakers.iter().any(|kept| kept.will_wake(waker)) {
-                if life.wakers.len() == MOST_WAKERS {
-                    wakers.append(&mut life.wakers);
-                }
-                life.wakers.push(waker.clone());
-            }
-            Poll::Pending
-        })
-    }
-
-    /// Looks at the life of a topic that is held.
-    pub(crate) fn peek(&self, row: usize, look: impl FnOnce(&Life) -> bool) -> bool {
-        self.state.lock().places[row].life.as_deref().is_some_and(look)
+    /// A slot from which to watch the life of a topic that is held.
+    pub(crate) fn watch(&self, row: usize) -> Watch<'_> {
+        Watch { window: self, row, slot: None }
     }
 
     /// Whether a topic may be published to.
@@ -189,6 +174,46 @@ impl Window {
         }
         let mut state = self.state.lock();
         topics.iter().filter(|topic| state.life(topic).is_none()).cloned().collect()
+    }
+}
+
+/// Dropped, it leaves nothing behind.
+pub(crate) struct Watch<'a> {
+    window: &'a Window,
+    row: usize,
+    slot: Option<usize>,
+}
+
+impl Watch<'_> {
+    /// Looks at it.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&Life) -> R) -> Option<R> {
+        self.window.state.lock().places[self.row].life.as_deref().map(look)
+    }
+
+    /// Looks at it, and again when it has changed, until there is something to see.
+    pub(crate) fn poll<R>(&mut self, waker: &Waker, look: impl FnOnce(&Life) -> Option<R>) -> Poll<R> {
+        let mut state = self.window.state.lock();
+        let Some(life) = state.places[self.row].life.as_mut() else { return Poll::Pending };
+        if let Some(seen) = look(life) {
+            return Poll::Ready(seen);
+        }
+        let slot = *self.slot.get_or_insert_with(|| life.watchers.insert(None));
+        let old = life.watchers[slot].replace(waker.clone());
+        drop(state);
+        // Not under the lock: what a waker drops may be the application's.
+        drop(old);
+        Poll::Pending
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            let mut state = self.window.state.lock();
+            let waker = state.places[self.row].life.as_mut().map(|life| life.watchers.remove(slot));
+            drop(state);
+            drop(waker);
+        }
     }
 }
 
@@ -214,7 +239,7 @@ impl State {
                 stop_asked: false,
                 unread_since,
                 used: now,
-                wakers: Vec::new(),
+                watchers: Slab::new(),
             }));
             row
         })

@@ -178,7 +178,9 @@ fn loom_a_producer_learns_that_its_last_reader_left() {
             let log = LoomArc::clone(&log);
             thread::spawn(move || log.window.detach(&attached))
         };
-        block_on(poll_fn(|cx| log.window.look(row, cx.waker(), |life| life.unread_since().map(drop))));
+        let mut watch = log.window.watch(row);
+        block_on(poll_fn(|cx| watch.poll(cx.waker(), |life| life.unread_since().map(drop))));
+        drop(watch);
         reader.join().unwrap();
         log.window.release(row);
     });
