@@ -8,15 +8,16 @@ use crate::{
 use std::{collections::VecDeque, sync::Arc};
 use tokio::sync::Notify;
 
-/// What happens to the next append or read.
+/// What happens to the next append, read or `forget`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
     /// The call fails and nothing was stored.
     Refused,
-    /// The append fails, without saying that nothing was stored; nothing was. A read fails.
+    /// The append fails, without saying that nothing was stored; nothing was. A read or a `forget` fails.
     Unknown,
-    /// The append fails, without saying that everything was stored; it was. A read fails.
+    /// The append fails, without saying that everything was stored; it was. A `forget` fails, and the topic is forgotten. A
+    /// read fails.
     UnknownButStored,
     /// The call waits until [`Faults::release`], and then succeeds.
     Hangs,
@@ -56,6 +57,7 @@ pub struct Faults {
 struct State {
     appends: Script,
     reads: Script,
+    forgets: Script,
 }
 
 #[derive(Debug, Default)]
@@ -96,6 +98,11 @@ impl Faults {
     /// Adds to what the next reads do; after that, they succeed.
     pub fn next_read(&self, fault: Fault) {
         self.state.lock().reads.next.push_back(fault);
+    }
+
+    /// Adds to what the next calls of `forget` do; after that, they succeed.
+    pub fn next_forget(&self, fault: Fault) {
+        self.state.lock().forgets.next.push_back(fault);
     }
 
     /// Lets one call go on that hangs now, or the next one that would.
@@ -153,6 +160,16 @@ impl ReplayStore for FaultyStore {
     }
 
     async fn forget(&self, topic: Topic) -> Result<(), ReadError> {
+        let fault = self.faults.state.lock().forgets.call();
+        match fault {
+            None => {}
+            Some(Fault::Hangs) => self.faults.released.notified().await,
+            Some(Fault::UnknownButStored) => {
+                self.ring.forget(topic).await?;
+                return Err(ReadError::new("scripted"));
+            }
+            Some(_) => return Err(ReadError::new("scripted")),
+        }
         self.ring.forget(topic).await
     }
 }
