@@ -1,10 +1,11 @@
 //! Delivering a live event to one more subscriber allocates nothing and copies nothing.
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt as _, StreamExt};
 use http_body::Body;
 use std::{
     pin::Pin,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 use tidings::{Event, EventType, Hub, KeepAlive, Message, SubscriptionBody, Topic};
 
@@ -66,4 +67,46 @@ fn an_event_is_encoded_with_one_copy() {
         std::hint::black_box(event.encode(None));
     });
     assert!(measured.bytes_total < 17 * 1024, "{measured:?}");
+}
+
+const TOPICS: usize = 100_000;
+
+fn idle_topics() -> impl Iterator<Item = Topic> {
+    (0..TOPICS).map(|n| Topic::new(format!("answers/{n:016x}")).unwrap())
+}
+
+/// What is still allocated after a piece of work, for each of the topics.
+struct Kept(i64);
+
+impl Kept {
+    fn after(&mut self, work: impl FnOnce()) -> i64 {
+        self.0 += allocation_counter::measure(work).bytes_current;
+        self.0 / i64::try_from(TOPICS).unwrap()
+    }
+}
+
+/// The figures are those of the documentation of `HubBuilder::forget_idle_topics` and of `Ring::keep_finished`.
+#[tokio::test(start_paused = true)]
+async fn a_hundred_thousand_idle_topics_take_little_and_give_it_back() {
+    let explicit = Hub::builder().explicit_topics().build();
+    let mut kept = Kept(0);
+    let created = kept.after(|| idle_topics().for_each(|topic| assert!(explicit.create(topic))));
+    assert!(created <= 512, "{created} bytes for each topic that was created");
+    tokio::time::sleep(Duration::from_secs(3601)).await;
+    // What is no longer needed goes with the next call.
+    let forgotten = kept.after(|| assert!(explicit.create(Topic::from_static("another"))));
+    assert!(forgotten <= 16, "{forgotten} bytes for each topic that was forgotten");
+
+    let hub = Hub::new();
+    let publish = |topic: &Topic| drop(hub.publish_now(topic, Event::new().data("hello")).unwrap());
+    let finish = |topic| drop(hub.finish(topic, None).now_or_never().unwrap().unwrap());
+    let mut kept = Kept(0);
+    let published = kept.after(|| idle_topics().for_each(|topic| (publish(&topic), finish(topic)).1));
+    assert!(published <= 1536, "{published} bytes for each topic with an event and an end");
+    tokio::time::sleep(Duration::from_secs(301)).await;
+    let remembered = kept.after(|| publish(&Topic::from_static("another")));
+    assert!(remembered <= 512, "{remembered} bytes for each topic that is remembered as finished");
+    tokio::time::sleep(Duration::from_secs(3601)).await;
+    let gone = kept.after(|| publish(&Topic::from_static("another")));
+    assert!(gone <= 16, "{gone} bytes for each topic of which nothing is left");
 }

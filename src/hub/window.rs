@@ -13,7 +13,6 @@ mod state;
 
 pub(crate) use self::life::{Life, TopicLife, Watch};
 use self::{
-    ephemeral::Ephemerals,
     life::Due,
     state::{State, Waiter},
 };
@@ -153,7 +152,7 @@ impl Window {
                 place.seats.remove(seat);
                 if place.seats.is_empty() {
                     place.seats = Slab::new();
-                    place.ephemerals = Ephemerals::default();
+                    place.ephemerals = None;
                     if let Some(life) = &mut place.life {
                         life.read_by_nobody(wakers);
                     }

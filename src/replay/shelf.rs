@@ -61,6 +61,8 @@ pub(crate) struct Shelf {
     bytes: usize,
     /// The floor of every topic that has no row.
     base: u64,
+    /// With fewer rows than this, most of what is allocated is not needed.
+    sparse: usize,
 }
 
 struct Placed {
@@ -116,6 +118,7 @@ impl Shelf {
             entries: 0,
             bytes: 0,
             base,
+            sparse: 0,
         }
     }
 
@@ -140,6 +143,7 @@ impl Shelf {
             pushed: (0, 0),
         });
         self.index.insert(topic.clone(), row);
+        self.sparse = self.sparse.max(self.rows.len() / 2);
         row
     }
 
@@ -165,7 +169,27 @@ impl Shelf {
             let it = self.rows.remove(row);
             self.base = self.base.max(it.floor);
             self.index.remove(&it.topic);
+            self.shrink_if_sparse();
         }
+    }
+
+    /// Gives back what a crowd of topics took, once most of them are gone.
+    fn shrink_if_sparse(&mut self) {
+        const WORTH_IT: usize = 64;
+        if self.rows.len() >= self.sparse || self.rows.capacity() < WORTH_IT {
+            return;
+        }
+        self.sparse = self.rows.len().div_ceil(2);
+        self.rows.shrink_to_fit();
+        self.index.shrink_to_fit();
+        for order in [&mut self.order, &mut self.lasting, &mut self.ends] {
+            order.shrink_to(2 * order.len());
+        }
+    }
+
+    /// No row has a number as high as this.
+    pub(crate) fn row_bound(&self) -> usize {
+        self.rows.capacity()
     }
 
     /// Puts an entry behind all others, and removes what no longer fits.

@@ -52,7 +52,7 @@ impl Window {
             state.ephemerals += 1;
             entry.stand_behind(state.head);
             let entry = Arc::new(entry);
-            place.ephemerals.push(state.ephemerals, Arc::clone(&entry));
+            place.ephemerals.get_or_insert_default().push(state.ephemerals, Arc::clone(&entry));
             state.wake_topic(entry.record().topic(), None, wakers);
             Ok(readers)
         })
@@ -76,7 +76,7 @@ impl Window {
 impl State {
     pub(super) fn has_unheard(&self, attached: &Attached, position: u64) -> bool {
         let unheard = |row: usize| {
-            let newest = self.places[row].ephemerals.held.back();
+            let newest = self.places[row].ephemerals.as_ref().and_then(|ephemerals| ephemerals.held.back());
             newest.is_some_and(|(number, entry)| *number > attached.heard && entry.position() >= position)
         };
         attached.heard != self.ephemerals && attached.rows().any(unheard)
@@ -87,8 +87,9 @@ impl State {
         if attached.heard == self.ephemerals {
             return Vec::new();
         }
-        let held = attached.rows().flat_map(|row| &self.places[row].ephemerals.held);
+        let held = attached.rows().filter_map(|row| self.places[row].ephemerals.as_ref());
         let mut unheard: Vec<_> = held
+            .flat_map(|ephemerals| &ephemerals.held)
             .filter(|(number, entry)| *number > attached.heard && (after..=up_to).contains(&entry.position()))
             .map(|(number, entry)| (*number, entry))
             .collect();

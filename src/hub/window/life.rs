@@ -268,5 +268,9 @@ impl State {
                 self.end_if_over(look.row);
             }
         }
+        let looks = &mut self.due.looks;
+        if looks.capacity() > 64 + 4 * looks.len() {
+            looks.shrink_to(2 * looks.len());
+        }
     }
 }

@@ -35,7 +35,8 @@ pub(super) struct State {
 pub(super) struct Place {
     /// Which waiters follow it.
     pub(super) seats: Slab<usize>,
-    pub(super) ephemerals: Ephemerals,
+    /// Most topics never have any.
+    pub(super) ephemerals: Option<Box<Ephemerals>>,
     pub(super) life: Option<Box<Life>>,
 }
 
@@ -54,6 +55,10 @@ impl State {
     /// Keeps the row of a topic, and the place beside it.
     pub(super) fn pin(&mut self, topic: &Topic) -> usize {
         let row = self.shelf.pin(topic);
+        if self.places.len() > self.shelf.row_bound() {
+            self.places.truncate(self.shelf.row_bound());
+            self.places.shrink_to_fit();
+        }
         if self.places.len() <= row {
             self.places.resize_with(row + 1, Place::default);
         }
@@ -149,7 +154,7 @@ impl State {
         self.head = head;
         self.shelf.clear(head.position());
         for place in &mut self.places {
-            place.ephemerals = Ephemerals::default();
+            place.ephemerals = None;
         }
         self.wake_all(wakers);
     }
