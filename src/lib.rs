@@ -52,17 +52,35 @@
 //! | it is too slow for the store | a gap event in the stream, then as [`GapPolicy`] says | [`Message::Gap`] |
 //! | it is slower than its [`LagBudget`] | the end; its id is good | [`EndReason::Lagged`] |
 //! | its events are left out by a filter | heartbeats that move its id | nothing |
+//! | an event that it has not read is replaced by [a newer one of its key](Hub::publish_latest) | the newer one only | nothing |
+//! | it reads [no more often than](Subscription::min_interval) every second | the newest event of each key once a second, all others together | nothing |
+//! | [an event is not to be kept](Hub::publish_ephemeral) | the event, without an id, if it is there; nothing if it comes later or is far behind | how many are there |
 //! | nothing is published for 15 seconds | `:` and a line feed, or an id if the position has moved | nothing |
 //! | all its topics are finished | the rest, and the end; 204 when it comes back | [`EndReason::Finished`] |
+//! | it comes to a topic that is finished | what is held, and the end | [`EndReason::Finished`] |
 //! | its topic is forgotten | nothing if it had everything, else a gap | [`Message::Gap`] |
-//! | the hub is closed | the end; its id is good | [`EndReason::Closed`] |
-//! | the store cannot be read at connect | 200, a `retry:` and the end, or 503: it comes back | the error of [`Subscription::opened`] |
-//! | the store cannot be read later, or a snapshot fails | a `retry:`, then the connection fails; its id is good | [`SubscriptionError`] |
+//! | it asks for a topic that does not exist, where [they are created](HubBuilder::explicit_topics) | 404 | [`SubscriptionError::is_unknown_topic`] |
+//! | it asks the application to stop what it reads | what the producer then says | [`Producer::stopped`] |
+//! | nobody reads a topic | nothing | [`Producer::abandoned`] |
+//! | a producer is gone without having finished its topic | its [last will](Producer::last_will) and the end; without one, heartbeats | nothing |
+//! | the hub is closed | the end; its id is good | [`EndReason::Closed`], [`PublishError::is_closed`] |
+//! | the store cannot be read at connect, or does not answer in time | 200, a `retry:` and the end, or 503: it comes back | the error of [`Subscription::opened`] |
+//! | the store cannot be read later, or does not answer in time | a `retry:`, then the connection fails; its id is good | [`SubscriptionError::is_read`] |
+//! | a snapshot fails, or takes too long | the same | [`SubscriptionError::is_snapshot`] |
 //! | the store refuses an event | nothing | [`PublishError`] |
-//! | the store does not say whether it took an event | the event, if it was taken | [`PublishError::is_unknown`] |
+//! | the store does not say whether it took an event, or not in time | the event, once, if it was taken, as soon as the store says so | [`PublishError::is_unknown`]; until then, others are refused |
+//! | a publisher is gone before the store answers | the event, if it was taken | nothing |
+//! | the store does not forget a topic, or not in time | what the store still has | the error of [`Hub::forget`] |
 //!
-//! Ends can be announced by an event with their reason ([`HubBuilder::announce_ends`]). The guarantee covers the topics
-//! that were subscribed to when the id was given. The names that clients see are [`Names`].
+//! Ends can be announced by an event with their reason ([`HubBuilder::announce_ends`]). The names that clients see are
+//! [`Names`]. How often a store is asked again stands in [`ReplayStore`](replay::ReplayStore).
+//!
+//! # What is promised
+//!
+//! A client that comes back with its last id gets every event of its topics once and in order, or is told of a gap before
+//! the first event after it. That covers the topics that were subscribed to when the id was given, and what passes the
+//! filter. Of events that are [the newest of their key](Hub::publish_latest) it may miss those that were replaced, because
+//! it gets the newer one; [ephemeral](Hub::publish_ephemeral) ones are for those who are there.
 //!
 //! # Blocks
 //!
@@ -73,6 +91,7 @@
 //! - [`Sse`]: any stream of events as a response, for streams that are not shared and not resumed.
 //! - [`LastEventId`]: where the client left off.
 //! - [`Hub`], [`Topic`], [`Subscription`]: publish, fan out, resume. A subscription is a `Stream` and a response.
+//! - [`Producer`]: the side of a topic that wants to know whether anybody reads.
 //! - [`Handler`]: a hub as a service, from [`Hub::handler`], where the application's own function authorises.
 //! - [`replay`]: the log, and the trait for stores of your own.
 //!
