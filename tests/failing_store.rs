@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 const T: Topic = Topic::from_static("t");
 
+#[expect(clippy::needless_pass_by_value, reason = "numbers and texts alike")]
 fn text(text: impl ToString) -> Event {
     Event::new().data(text.to_string())
 }
@@ -60,8 +61,8 @@ async fn a_read_that_fails_or_hangs_in_a_catch_up_fails_the_stream_with_a_good_i
             ids.push(hub.publish(T, text(n)).await.unwrap());
         }
         let mut behind = hub.subscribe(T).resume(ids[0]).opened().await.unwrap();
-        for n in 1..=4 {
-            assert_eq!(next_event(&mut behind).await.cursor(), ids[n]);
+        for id in &ids[1..=4] {
+            assert_eq!(next_event(&mut behind).await.cursor(), *id);
         }
         faults.next_read(fault);
         let asked = Instant::now();
@@ -181,7 +182,9 @@ async fn whatever_fails_what_was_stored_arrives_once_and_in_order() {
                 3 => Some(Fault::Hangs),
                 _ => None,
             };
-            fault.into_iter().for_each(|fault| faults.next_append(fault));
+            if let Some(fault) = fault {
+                faults.next_append(fault);
+            }
             if random.u8(..10) == 0 {
                 faults.next_read(Fault::Refused);
             }

@@ -288,7 +288,9 @@ impl Window {
     pub(crate) fn lose(&self, topics: &Topics, position: u64) {
         self.change(|state, wakers| {
             for topic in topics {
-                state.wake_topic(topic, None, wakers);
+                if let Some(row) = state.shelf.row(topic) {
+                    state.wake_row(row, None, wakers);
+                }
                 state.shelf.lose(topic, position);
             }
         });

@@ -256,7 +256,11 @@ impl Shelf {
     /// the rest.
     fn end_lasting(&mut self, row: usize, now: Instant) {
         let mut newest: Vec<u64> = self.rows[row].keys.values().copied().collect();
+        if newest.is_empty() {
+            return;
+        }
         newest.sort_unstable();
+        self.lasting.retain(|placed| placed.row != row);
         self.order.extend(newest.into_iter().map(|position| Placed { position, row, at: now }));
     }
 

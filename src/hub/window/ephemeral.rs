@@ -51,9 +51,8 @@ impl Window {
             let readers = place.seats.len();
             state.ephemerals += 1;
             entry.stand_behind(state.head);
-            let entry = Arc::new(entry);
-            place.ephemerals.get_or_insert_default().push(state.ephemerals, Arc::clone(&entry));
-            state.wake_topic(entry.record().topic(), None, wakers);
+            place.ephemerals.get_or_insert_default().push(state.ephemerals, Arc::new(entry));
+            state.wake_row(row, None, wakers);
             Ok(readers)
         })
     }

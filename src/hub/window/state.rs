@@ -122,11 +122,14 @@ impl State {
         self.head = cursor;
         let now = Instant::now();
         self.shelf.expire(now);
-        if let Some(life) = self.life(entry.record().topic()) {
-            life.used(now);
-        }
         self.forget_unused(now);
-        self.wake_topic(entry.record().topic(), Some(now), wakers);
+        // A topic that is followed has a row, and its row stays in place.
+        if let Some(row) = self.shelf.row(entry.record().topic()) {
+            if let Some(life) = self.places.get_mut(row).and_then(|place| place.life.as_mut()) {
+                life.used(now);
+            }
+            self.wake_row(row, Some(now), wakers);
+        }
         self.shelf.push(entry, now);
     }
 
@@ -137,15 +140,14 @@ impl State {
         }
     }
 
-    pub(super) fn wake_topic(&mut self, topic: &Topic, since: Option<Instant>, wakers: &mut Vec<Waker>) {
-        // A topic that is followed has a row, and its row stays in place.
-        if let Some(place) = self.shelf.row(topic).and_then(|row| self.places.get(row)) {
-            for (_, &waiter) in &place.seats {
-                let waiter = &mut self.waiters[waiter];
-                waiter.since = waiter.since.or(since);
-                if !waiter.asleep {
-                    wakers.extend(waiter.waker.take());
-                }
+    /// Wakes those who follow the topic of a row.
+    pub(super) fn wake_row(&mut self, row: usize, since: Option<Instant>, wakers: &mut Vec<Waker>) {
+        let Some(place) = self.places.get(row) else { return };
+        for (_, &waiter) in &place.seats {
+            let waiter = &mut self.waiters[waiter];
+            waiter.since = waiter.since.or(since);
+            if !waiter.asleep {
+                wakers.extend(waiter.waker.take());
             }
         }
     }
