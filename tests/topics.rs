@@ -321,3 +321,30 @@ async fn a_hub_may_begin_its_subscriptions_with_what_is_held() {
     let all = next_event(&mut hub.subscribe(T).start(Start::Earliest)).await;
     assert_eq!(all.record().data().as_deref(), Some("old"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_of_topics_that_were_created_and_forgotten_leaves_nothing_to_trip_over() {
+    let hub = Hub::builder().explicit_topics().forget_idle_topics(HOUR).build();
+    let crowd = || (0..1000).map(|n| Topic::new(format!("{n}")).unwrap());
+    for topic in crowd() {
+        hub.create(topic);
+    }
+    for topic in crowd() {
+        hub.forget(topic).await.unwrap();
+    }
+    hub.create(T);
+    sleep(HOUR * 2).await;
+    assert!(hub.create(T));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_idle_time_a_topic_exists_while_it_is_used() {
+    let hub = Hub::builder().explicit_topics().forget_idle_topics(Duration::ZERO).build();
+    hub.create(T);
+    let reader = hub.subscribe(T).opened().await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(get(&hub, T).await, StatusCode::OK);
+    drop(reader);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(get(&hub, T).await, StatusCode::NOT_FOUND);
+}

@@ -14,7 +14,9 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// A longer idle time than this is none: clocks end somewhere.
+/// A longer idle time than this is none, because clocks end somewhere; with a shorter one, one that is in use would be looked
+/// at without end.
+const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// How topics come and go.
@@ -91,7 +93,7 @@ struct Look {
 
 impl Due {
     pub(super) fn new(idle: Duration) -> Self {
-        Self { idle: idle.min(LONGEST), looks: BinaryHeap::new(), creations: 0 }
+        Self { idle: idle.clamp(SHORTEST, LONGEST), looks: BinaryHeap::new(), creations: 0 }
     }
 }
 
@@ -257,8 +259,9 @@ impl State {
     pub(super) fn forget_unused(&mut self, now: Instant) {
         while self.due.looks.peek().is_some_and(|Reverse(look)| look.at <= now) {
             let Some(Reverse(mut look)) = self.due.looks.pop() else { return };
-            let life = self.places[look.row].life.as_mut().filter(|life| life.created == Some(look.creation));
-            let Some(life) = life else { continue };
+            // The row of one that was forgotten since may be gone, or another's.
+            let life = self.places.get_mut(look.row).and_then(|place| place.life.as_mut());
+            let Some(life) = life.filter(|life| life.created == Some(look.creation)) else { continue };
             let used = if life.is_in_use() { now } else { life.used };
             look.at = used + self.due.idle;
             if look.at > now {
