@@ -1,84 +1,47 @@
-//! The guarantee as a real browser's `EventSource` sees it: through headless Chromium, against the quickstart example
-//! and against hubs with their defaults.
+//! The guarantee as a real browser's `EventSource` sees it: through headless Chromium, against the examples and against
+//! hubs with their defaults.
 //!
 //! Needs Debian's `chromium` and `chromium-driver`, and is run by name: `cargo test --test browser`.
 
 #[path = "browser/driver.rs"]
 mod driver;
-#[path = "browser/network.rs"]
-mod network;
+mod support;
 
-use crate::{driver::Browser, network::Network};
+use crate::{
+    driver::Browser,
+    support::{
+        Client, Http,
+        example::{self, Example},
+        network::Network,
+    },
+};
 use axum::{Router, response::Html, routing::get};
+use http::StatusCode;
+use http_body_util::BodyExt as _;
 use serde::Deserialize;
-use std::{
-    future::ready,
-    io::{BufRead as _, BufReader},
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-    process::{Child, ChildStdout, Command, Stdio},
-    sync::LazyLock,
-    time::Duration,
-};
-use tidings::{Event, Hub, HubBuilder, Topic, replay::Ring};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-};
+use std::{future::ready, net::Ipv4Addr, path::PathBuf, sync::LazyLock, time::Duration};
+use tidings::{Event, Hub, HubBuilder, Topic, replay::Ring, test_util::EventReader};
+use tokio::{net::TcpListener, task::JoinSet};
 
-/// The example in a process of its own.
-struct Quickstart {
-    process: Child,
-    address: SocketAddr,
-    // Its pipe stays open for as long as it may write.
-    _stdout: BufReader<ChildStdout>,
-}
+static QUICKSTART: LazyLock<PathBuf> = LazyLock::new(|| example::build("quickstart"));
 
-static QUICKSTART: LazyLock<PathBuf> = LazyLock::new(|| {
-    let output = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--example", "quickstart", "--message-format", "json-render-diagnostics"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "the example should compile");
-    let messages = String::from_utf8(output.stdout).unwrap();
-    let executable = messages.lines().find_map(|message| {
-        let message: serde_json::Value = serde_json::from_str(message).unwrap();
-        message["executable"].as_str().map(PathBuf::from)
-    });
-    executable.expect("cargo should say where the example is")
-});
+struct Quickstart(Example);
 
 impl Quickstart {
-    fn start() -> Self {
-        let mut process =
-            Command::new(&*QUICKSTART).args(["--port", "0"]).stdout(Stdio::piped()).spawn().expect("it should start");
-        let mut stdout = BufReader::new(process.stdout.take().unwrap());
-        let mut url = String::new();
-        stdout.read_line(&mut url).unwrap();
-        let address = url.trim_end().strip_prefix("http://").expect("it should print its address").parse().unwrap();
-        Self { process, address, _stdout: stdout }
+    async fn start() -> Self {
+        Self(Example::start(&QUICKSTART, &[]).await)
     }
 
     fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.0.url()
     }
 
     /// Publishes past any network that fails, and returns the id.
     async fn publish(&self, text: &str) -> String {
-        let mut connection = TcpStream::connect(self.address).await.unwrap();
-        let head = format!(
-            "POST /publish HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-            self.address,
-            text.len()
-        );
-        connection.write_all(&[head.as_bytes(), text.as_bytes()].concat()).await.unwrap();
-        let mut response = String::new();
-        connection.read_to_string(&mut response).await.unwrap();
-        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
-        response.rsplit_once("\r\n\r\n").unwrap().1.trim_end().to_owned()
+        let (_client, response) = Client::post(self.0.address, "/publish", text).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        let id = response.into_body().collect().await.unwrap().to_bytes();
+        String::from_utf8(id.to_vec()).unwrap().trim_end().to_owned()
     }
 
     /// Publishes a number as often as asked, and returns what a page should show of it.
@@ -89,13 +52,6 @@ impl Quickstart {
             published.push((self.publish(&text).await, text));
         }
         published
-    }
-}
-
-impl Drop for Quickstart {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
@@ -147,7 +103,7 @@ impl Page {
 
 #[tokio::test]
 async fn an_open_page_shows_what_is_published() {
-    let (quickstart, browser) = (Quickstart::start(), Browser::start().await);
+    let (quickstart, browser) = (Quickstart::start().await, Browser::start().await);
     quickstart.publish("before the page was there").await;
     Page::open(&browser, &quickstart.url()).await;
     let published = quickstart.publish_numbers(0..10).await;
@@ -167,7 +123,7 @@ async fn an_open_page_shows_what_is_published() {
 
 #[tokio::test]
 async fn a_page_that_was_cut_off_comes_back_by_itself_and_catches_up() {
-    let (quickstart, browser) = (Quickstart::start(), Browser::start().await);
+    let (quickstart, browser) = (Quickstart::start().await, Browser::start().await);
     Page::open(&browser, &quickstart.url()).await;
     let mut published = quickstart.publish_numbers(0..10).await;
     Page::shows(&browser, &published).await;
@@ -186,8 +142,8 @@ async fn a_page_that_was_cut_off_comes_back_by_itself_and_catches_up() {
 
 #[tokio::test]
 async fn a_page_shows_every_event_once_and_in_order_wherever_its_connection_is_cut() {
-    let (quickstart, browser) = (Quickstart::start(), Browser::start().await);
-    let network = Network::to(quickstart.address).await;
+    let (quickstart, browser) = (Quickstart::start().await, Browser::start().await);
+    let network = Network::to(quickstart.0.address).await;
     Page::open(&browser, &network.url()).await;
     let mut published = Vec::new();
     for round in 0..8 {
@@ -203,7 +159,7 @@ async fn a_page_shows_every_event_once_and_in_order_wherever_its_connection_is_c
 
 #[tokio::test]
 async fn any_text_arrives_unchanged_but_for_line_breaks() {
-    let (quickstart, browser) = (Quickstart::start(), Browser::start().await);
+    let (quickstart, browser) = (Quickstart::start().await, Browser::start().await);
     Page::open(&browser, &quickstart.url()).await;
     let long = "0123456789abcdef\u{1f4e8}".repeat(10_000);
     let texts = [
@@ -242,8 +198,8 @@ async fn any_text_arrives_unchanged_but_for_line_breaks() {
 
 #[tokio::test]
 async fn the_pages_watchdog_starts_over_where_an_event_source_does_not() {
-    let (quickstart, browser) = (Quickstart::start(), Browser::start().await);
-    let network = Network::to(quickstart.address).await;
+    let (quickstart, browser) = (Quickstart::start().await, Browser::start().await);
+    let network = Network::to(quickstart.0.address).await;
     Page::open(&browser, &network.url()).await;
     // From the heartbeat the page learns how long a silence means trouble.
     browser.until("return interval;", |interval: &u32| *interval == 2000).await;
@@ -374,4 +330,129 @@ async fn an_event_source_stops_for_good_once_its_topic_is_finished() {
     browser.until("return source.readyState;", |state: &u8| *state == EVENT_SOURCE_CLOSED).await;
     assert_eq!(browser.run::<Vec<String>>("return seen;").await, texts(0..3));
     assert_eq!(browser.run::<usize>("return opens;").await, 1, "204 is not an opening");
+}
+
+static RESUMABLE_ANSWER: LazyLock<PathBuf> = LazyLock::new(|| example::build("resumable_answer"));
+
+const READERS: [&str; 2] = ["eventSource", "fetch"];
+
+/// What the page of the resumable answer shows.
+#[derive(Debug, Deserialize)]
+struct AnswerPage {
+    id: String,
+    reader: String,
+    state: String,
+    prompt: String,
+    answer: String,
+    why: String,
+    tokens: usize,
+    reconnects: i32,
+}
+
+const ANSWER_PAGE: &str = "
+    const text = (id) => document.getElementById(id).textContent;
+    return {
+        id: location.hash.slice(1),
+        reader: document.querySelector('input[name=way]:checked').value,
+        state: text('state'),
+        prompt: text('prompt'),
+        answer: text('answer'),
+        why: text('why'),
+        tokens: Number(text('tokens')),
+        reconnects: Number(text('reconnects')),
+    };";
+
+impl AnswerPage {
+    /// Starts the example at a pace that leaves time for what a test does in the middle of an answer.
+    async fn serve() -> Example {
+        Example::start(&RESUMABLE_ANSWER, &["--pace-ms", "50"]).await
+    }
+
+    async fn open(browser: &Browser, url: &str, reader: &str) {
+        browser.open(url).await;
+        browser.click(&format!("input[value={reader}]")).await;
+    }
+
+    async fn ask(browser: &Browser, prompt: &str) {
+        browser.type_into("#text", prompt).await;
+        browser.click("#form [type=submit]").await;
+    }
+
+    async fn until(browser: &Browser, wanted: impl Fn(&Self) -> bool) -> Self {
+        browser.until(ANSWER_PAGE, wanted).await
+    }
+
+    /// Waits for the end, and checks that the page has all that the server has, and has it once.
+    async fn ends(browser: &Browser, example: &Example, how: &str) -> Self {
+        let page = Self::until(browser, |page| page.state == how).await;
+        let uri = format!("/answers/{}/events", page.id);
+        let (_client, response) = Client::get(Http::One, example.address, &uri, &[]).await;
+        let mut events = EventReader::new(response.into_body());
+        assert_eq!(events.next().await.unwrap().data, page.prompt);
+        let (mut answer, mut tokens) = (String::new(), 0);
+        let last = loop {
+            let event = events.next().await.expect("the end has an event");
+            if event.event_type != "message" {
+                break event;
+            }
+            answer += &event.data;
+            tokens += 1;
+        };
+        assert_eq!((&page.answer, page.tokens), (&answer, tokens));
+        assert_eq!((last.event_type.as_str(), last.data), (how, page.why.clone()));
+        page
+    }
+}
+
+#[tokio::test]
+async fn an_answers_page_has_the_whole_text_once_however_often_it_is_cut() {
+    let (example, browser) = (AnswerPage::serve().await, Browser::start().await);
+    for reader in READERS {
+        let network = Network::to(example.address).await;
+        AnswerPage::open(&browser, &network.url(), reader).await;
+        // In the middle of some event.
+        network.cut_after(1500);
+        AnswerPage::ask(&browser, "What is a tide?").await;
+        AnswerPage::until(&browser, |page| page.state == "open" && page.reconnects == 1).await;
+        browser.click("#cut").await;
+        AnswerPage::until(&browser, |page| page.state == "reconnecting").await;
+        let page = AnswerPage::ends(&browser, &example, "done").await;
+        assert_eq!((page.prompt.as_str(), page.reconnects), ("What is a tide?", 2), "{reader}");
+    }
+}
+
+#[tokio::test]
+async fn an_answers_page_that_is_reloaded_has_everything_and_goes_on() {
+    let (example, browser) = (AnswerPage::serve().await, Browser::start().await);
+    for reader in READERS {
+        AnswerPage::open(&browser, &example.url(), reader).await;
+        AnswerPage::ask(&browser, "What is\n  a tide?").await;
+        let before = AnswerPage::until(&browser, |page| page.tokens > 20).await;
+        assert_eq!(before.state, "open");
+        browser.reload().await;
+        let page = AnswerPage::ends(&browser, &example, "done").await;
+        assert_eq!((page.prompt.as_str(), page.id), ("What is\n  a tide?", before.id));
+        assert_eq!(page.reader, reader);
+        assert!(page.answer.starts_with(&before.answer));
+    }
+}
+
+#[tokio::test]
+async fn an_answers_page_can_stop_it_and_is_told_of_every_other_end() {
+    let (example, browser) = (AnswerPage::serve().await, Browser::start().await);
+    for reader in READERS {
+        AnswerPage::open(&browser, &example.url(), reader).await;
+        AnswerPage::ask(&browser, "What is a tide?").await;
+        AnswerPage::until(&browser, |page| page.tokens > 20).await;
+        browser.click("#stop").await;
+        AnswerPage::ends(&browser, &example, "stopped").await;
+    }
+    AnswerPage::ask(&browser, "Please fail").await;
+    let page = AnswerPage::ends(&browser, &example, "failed").await;
+    assert_eq!(page.why, "the model is overloaded");
+
+    for reader in READERS {
+        AnswerPage::open(&browser, &format!("{}/#unknown", example.url()), reader).await;
+        AnswerPage::until(&browser, |page| page.state == "gone").await;
+    }
 }

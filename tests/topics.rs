@@ -348,3 +348,18 @@ async fn without_an_idle_time_a_topic_exists_while_it_is_used() {
     sleep(Duration::from_secs(1)).await;
     assert_eq!(get(&hub, T).await, StatusCode::NOT_FOUND);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_of_a_hub_that_is_closed_is_told_to_stop() {
+    let hub = Hub::new();
+    let producer = std::sync::Arc::new(hub.producer(T));
+    let waiting = tokio::spawn({
+        let producer = std::sync::Arc::clone(&producer);
+        async move { producer.stopped().await }
+    });
+    tokio::task::yield_now().await;
+    hub.close();
+    waiting.await.unwrap();
+    assert!(producer.is_stopped());
+    assert!(hub.producer(T).is_stopped() && hub.producer(U).is_stopped());
+}

@@ -47,7 +47,8 @@ pub enum Start {
     /// With what is published from now on.
     #[default]
     Now,
-    /// With the oldest event that is held.
+    /// With the oldest event that is held. That there were older ones is not reported: who has to know gives the first
+    /// event of a topic a type of its own, or keeps enough of it.
     Earliest,
     /// With the last `n` events that are held, counted over all its topics together.
     Last(usize),

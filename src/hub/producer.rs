@@ -62,8 +62,9 @@ impl Producer {
     /// Finishes the topic with this event if the producer is dropped without having finished it: because its task panicked
     /// or was aborted. Otherwise its readers would wait for what will never come.
     ///
-    /// Over a store other than the [`Ring`](crate::replay::Ring) that needs the runtime in which the hub was opened, or the
-    /// one in which the producer is dropped.
+    /// Nothing can be published to a hub that was closed: at the end of a program, end the tasks that produce first, and
+    /// then [close](Hub::close) the hub. Over a store other than the [`Ring`](crate::replay::Ring) a last will needs the
+    /// runtime in which the hub was opened, or the one in which the producer is dropped.
     pub fn last_will(mut self, last: Event) -> Self {
         self.will = Some(last);
         self
@@ -103,7 +104,7 @@ impl Producer {
         Ok(finished)
     }
 
-    /// Waits until a reader asks it to stop, with [`Hub::stop`]. At once if one has.
+    /// Waits until a reader asks it to stop, with [`Hub::stop`], or the hub is closed. At once if that is so.
     ///
     /// # Cancel safety
     ///
@@ -112,7 +113,7 @@ impl Producer {
         self.until(|life| life.is_stop_asked().then_some(())).await;
     }
 
-    /// Whether a reader has asked it to stop.
+    /// Whether a reader has asked it to stop, or the hub was closed.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.watch().look(Life::is_stop_asked).unwrap_or(false)

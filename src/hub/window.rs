@@ -319,6 +319,7 @@ impl Window {
         self.change(|state, wakers| {
             state.closed = true;
             state.wake_all(wakers);
+            state.stop_all(wakers);
         });
     }
 

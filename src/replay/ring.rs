@@ -16,6 +16,9 @@ use tokio::time::Instant;
 /// which a client had better load the page anew. Over all topics: 256 MiB. That a topic is finished is remembered for an
 /// hour.
 ///
+/// Where a topic is one answer, of use only as a whole, ask for more: a token of generated text takes about 370 bytes, so
+/// that the defaults hold some 10,000 of them, and those only for 5 minutes.
+///
 /// The newest event of a key ([`Record::latest`]) is not history but state: it stays for as long as there is room, unless
 /// [`keep_latest`](Self::keep_latest) says otherwise, until its topic is finished or another takes its place.
 ///

@@ -52,6 +52,10 @@ impl Browser {
         self.client.goto(url).await.unwrap();
     }
 
+    pub(crate) async fn reload(&self) {
+        self.client.refresh().await.unwrap();
+    }
+
     pub(crate) async fn click(&self, css: &str) {
         self.client.find(Locator::Css(css)).await.unwrap().click().await.unwrap();
     }

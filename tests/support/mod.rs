@@ -1,9 +1,13 @@
-//! Real servers on free ports, on axum and on bare hyper, and a client for them.
+//! Real servers on free ports, on axum and on bare hyper or in processes of their own, a client for them, and a network
+//! between the two.
 #![allow(dead_code, reason = "each test target uses its own part of this")]
+
+pub(crate) mod example;
+pub(crate) mod network;
 
 use bytes::Bytes;
 use http::{Request, Response, request::Parts};
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -111,13 +115,22 @@ impl Client {
         uri: &str,
         headers: &[(&str, &str)],
     ) -> (Self, Response<Incoming>) {
-        let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
-        let uri = format!("http://{address}{uri}");
-        let mut request = Request::get(uri).header("host", address.to_string());
+        let mut request = Request::get(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        Self::send(http, address, request.body(Full::default()).unwrap()).await
+    }
+
+    pub(crate) async fn post(address: SocketAddr, uri: &str, body: &str) -> (Self, Response<Incoming>) {
+        let request = Request::post(uri).body(Full::from(body.to_owned())).unwrap();
+        Self::send(Http::One, address, request).await
+    }
+
+    async fn send(http: Http, address: SocketAddr, mut request: Request<Full<Bytes>>) -> (Self, Response<Incoming>) {
+        let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
+        *request.uri_mut() = format!("http://{address}{}", request.uri()).parse().unwrap();
+        request.headers_mut().insert("host", address.to_string().parse().unwrap());
         match http {
             Http::One => {
                 let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();

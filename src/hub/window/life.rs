@@ -67,6 +67,11 @@ impl Life {
         self.changed(wakers);
     }
 
+    fn ask_to_stop(&mut self, wakers: &mut Vec<Waker>) {
+        self.stop_asked = true;
+        self.changed(wakers);
+    }
+
     fn changed(&mut self, wakers: &mut Vec<Waker>) {
         wakers.extend(self.watchers.iter_mut().filter_map(|(_, waker)| waker.take()));
     }
@@ -143,7 +148,7 @@ impl Window {
                 life.producers -= 1;
                 life.used = Instant::now();
                 // Whoever produces next was not asked.
-                life.stop_asked &= life.producers > 0;
+                life.stop_asked &= life.producers > 0 || state.closed;
                 state.end_if_over(row);
             }
         });
@@ -153,8 +158,7 @@ impl Window {
     pub(crate) fn ask_to_stop(&self, topic: &Topic) -> bool {
         self.change(|state, wakers| {
             let Some(life) = state.life(topic).filter(|life| life.producers > 0) else { return false };
-            life.stop_asked = true;
-            life.changed(wakers);
+            life.ask_to_stop(wakers);
             true
         })
     }
@@ -238,13 +242,20 @@ impl State {
             place.life = Some(Box::new(Life {
                 created: None,
                 producers: 0,
-                stop_asked: false,
+                stop_asked: self.closed,
                 unread_since,
                 used: now,
                 watchers: Slab::new(),
             }));
             row
         })
+    }
+
+    /// Nobody produces for a hub that was closed.
+    pub(super) fn stop_all(&mut self, wakers: &mut Vec<Waker>) {
+        for life in self.places.iter_mut().filter_map(|place| place.life.as_mut()) {
+            life.ask_to_stop(wakers);
+        }
     }
 
     fn end_if_over(&mut self, row: usize) {

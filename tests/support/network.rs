@@ -1,4 +1,4 @@
-//! A network between a browser and a server that fails when told to.
+//! A network between clients and a server that fails when told to.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use tokio::{
 };
 
 pub(crate) struct Network {
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     line: Arc<Mutex<Line>>,
     // Ends with the network.
     _tasks: JoinSet<()>,
@@ -26,7 +26,7 @@ struct Line {
     connections: Vec<AbortHandle>,
     /// How many of the connections, the oldest first, carry nothing any more.
     silent: usize,
-    /// How many bytes the browser still gets before all connections are cut.
+    /// How many bytes the clients still get before all connections are cut.
     left: Option<usize>,
     /// What the next connection is answered, in place of the server.
     answer: Option<&'static str>,
@@ -46,7 +46,7 @@ impl Network {
         format!("http://{}", self.address)
     }
 
-    /// Cuts all connections once the browser has got this many bytes more, in the middle of whatever that is.
+    /// Cuts all connections once the clients have got this many bytes more, in the middle of whatever that is.
     pub(crate) fn cut_after(&self, bytes: usize) {
         self.line.lock().unwrap().left = Some(bytes);
     }
@@ -80,7 +80,7 @@ impl Line {
 async fn accept(listener: TcpListener, server: SocketAddr, line: Arc<Mutex<Line>>) {
     let mut connections = JoinSet::new();
     loop {
-        let Ok((browser, _)) = listener.accept().await else { continue };
+        let Ok((client, _)) = listener.accept().await else { continue };
         // Held until the connection is counted: what fails all connections must not miss one.
         let mut state = line.lock().unwrap();
         let number = state.connections.len();
@@ -88,29 +88,29 @@ async fn accept(listener: TcpListener, server: SocketAddr, line: Arc<Mutex<Line>
         let line = Arc::clone(&line);
         state.connections.push(connections.spawn(async move {
             let _ = match answer {
-                Some(answer) => respond(browser, answer).await,
-                None => relay(browser, server, number, &line).await,
+                Some(answer) => respond(client, answer).await,
+                None => relay(client, server, number, &line).await,
             };
         }));
     }
 }
 
-async fn respond(mut browser: TcpStream, response: &str) -> io::Result<()> {
+async fn respond(mut client: TcpStream, response: &str) -> io::Result<()> {
     // A socket that is closed with something unread resets the connection, and the response is lost.
-    let _request = browser.read(&mut [0; 4096]).await?;
-    browser.write_all(response.as_bytes()).await
+    let _request = client.read(&mut [0; 4096]).await?;
+    client.write_all(response.as_bytes()).await
 }
 
-async fn relay(browser: TcpStream, server: SocketAddr, number: usize, line: &Mutex<Line>) -> io::Result<()> {
+async fn relay(client: TcpStream, server: SocketAddr, number: usize, line: &Mutex<Line>) -> io::Result<()> {
     let (from_server, mut to_server) = TcpStream::connect(server).await?.into_split();
-    let (mut from_browser, to_browser) = browser.into_split();
+    let (mut from_client, to_client) = client.into_split();
     tokio::select! {
-        result = tokio::io::copy(&mut from_browser, &mut to_server) => result.map(drop),
-        result = to_the_browser(from_server, to_browser, number, line) => result,
+        result = tokio::io::copy(&mut from_client, &mut to_server) => result.map(drop),
+        result = to_the_client(from_server, to_client, number, line) => result,
     }
 }
 
-async fn to_the_browser(
+async fn to_the_client(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     number: usize,
