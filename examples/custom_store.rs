@@ -60,13 +60,15 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS records (
         position  INTEGER PRIMARY KEY,
         topic     TEXT NOT NULL,
-        finishes  INTEGER NOT NULL,
+        kind      TEXT NOT NULL,
         body      BLOB NOT NULL,
         micros    INTEGER NOT NULL,
         key       TEXT,
         labels    TEXT NOT NULL
     ) STRICT;
     CREATE INDEX IF NOT EXISTS records_of_topic ON records (topic, position);
+    -- finds what a record takes the place of, and sees to it that there is no more than one
+    CREATE UNIQUE INDEX IF NOT EXISTS newest_of_key ON records (topic, key) WHERE kind IN ('latest', 'removal');
 ";
 
 /// A log in a database that belongs to this process for as long as it is open.
@@ -155,12 +157,16 @@ impl Shared {
                 continue;
             }
             position += 1;
-            let finishes = record.kind() == Kind::Finish;
+            if let Some(key) = record.replaces() {
+                let replace = "DELETE FROM records WHERE topic = ?1 AND key = ?2 AND kind IN ('latest', 'removal')";
+                tx.prepare_cached(replace)?.execute((topic, key))?;
+            }
+            let kind = record.kind().as_str();
             let micros = record.time().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
             let labels = serde_json::to_string(&record.labels().collect::<Vec<_>>())?;
-            let row = (position, topic, finishes, &record.body()[..], i64::try_from(micros)?, record.key(), labels);
+            let row = (position, topic, kind, &record.body()[..], i64::try_from(micros)?, record.key(), labels);
             tx.prepare_cached("INSERT INTO records VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(row)?;
-            if finishes {
+            if record.kind() == Kind::Finish {
                 tx.execute("UPDATE topics SET finished = ?2 WHERE topic = ?1", (topic, position))?;
             }
             if let Some(keep) = self.keep {
@@ -192,7 +198,7 @@ impl Shared {
         };
         let mut page = Page::new(self.run.at(newest));
         let mut select = db.prepare_cached(
-            "SELECT position, topic, finishes, body, micros, key, labels FROM records
+            "SELECT position, topic, kind, body, micros, key, labels FROM records
              WHERE topic IN (SELECT value FROM json_each(?1)) AND position > ?2 ORDER BY position LIMIT ?3",
         )?;
         // One more than asked for, to know whether there is more.
@@ -261,7 +267,7 @@ fn evict(tx: &Transaction<'_>, topic: &str, keep: usize) -> rusqlite::Result<()>
 
 fn record(row: &rusqlite::Row<'_>) -> Result<Record, BoxError> {
     let topic = Topic::from_key(row.get_ref("topic")?.as_str()?)?;
-    let kind = if row.get("finishes")? { Kind::Finish } else { Kind::Event };
+    let kind = Kind::from_name(row.get_ref("kind")?.as_str()?).ok_or("a kind of a later version")?;
     let time = SystemTime::UNIX_EPOCH + Duration::from_micros(row.get("micros")?);
     let mut record = Record::from_stored(topic, kind, row.get_ref("body")?.as_blob()?, time)?;
     if let Some(key) = row.get_ref("key")?.as_str_or_null()? {

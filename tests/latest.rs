@@ -190,6 +190,20 @@ async fn under_pressure_history_goes_before_state() {
 }
 
 #[tokio::test]
+async fn too_much_state_does_not_starve_history() {
+    let hub = Hub::builder().ring(Ring::new().total_bytes(20_000)).build();
+    let mut live = hub.subscribe(T).opened().await.unwrap();
+    for n in 0..100 {
+        set(&hub, &format!("{n}"), 1).await;
+        assert_eq!(available(&mut live).await, [format!("{n}=1")]);
+    }
+    for n in 0..5 {
+        hub.publish(T, Event::new().data(n.to_string())).await.unwrap();
+    }
+    assert_eq!(available(&mut live).await, ["0", "1", "2", "3", "4"]);
+}
+
+#[tokio::test]
 async fn too_many_keys_push_the_oldest_out_and_that_is_a_gap_for_who_has_not_seen_it() {
     let hub = Hub::builder().ring(Ring::new().events_per_topic(3)).build();
     let before = set(&hub, "a", 1).await;

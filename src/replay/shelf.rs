@@ -52,13 +52,15 @@ pub(crate) struct Shelf {
     /// Every entry in the order it came, for the bounds over all topics. What was removed otherwise is still named here
     /// until it is passed over.
     order: VecDeque<Placed>,
-    /// The same for those that are the newest of their key: they stay when others go for their age, and go last when
-    /// there is no room.
+    /// The same for those that are the newest of their key: they stay when others go for their age, and when there is no
+    /// room, unless they take more than half of it.
     lasting: VecDeque<Placed>,
     /// Every end that is remembered, in the order they came.
     ends: VecDeque<Placed>,
     entries: usize,
     bytes: usize,
+    /// Those of the newest of keys.
+    lasting_bytes: usize,
     /// The floor of every topic that has no row.
     base: u64,
     /// With fewer rows than this, most of what is allocated is not needed.
@@ -117,6 +119,7 @@ impl Shelf {
             ends: VecDeque::new(),
             entries: 0,
             bytes: 0,
+            lasting_bytes: 0,
             base,
             sparse: 0,
         }
@@ -217,8 +220,13 @@ impl Shelf {
         it.bytes += cost;
         self.bytes += cost;
         self.entries += 1;
-        let order = if kind == Kind::Latest { &mut self.lasting } else { &mut self.order };
-        order.push_back(Placed { position, row, at: now });
+        let placed = Placed { position, row, at: now };
+        if kind == Kind::Latest {
+            self.lasting_bytes += cost;
+            self.lasting.push_back(placed);
+        } else {
+            self.order.push_back(placed);
+        }
         while {
             let it = &self.rows[row];
             it.entries.len() > self.limits.events_per_topic || it.bytes > self.limits.bytes_per_topic
@@ -226,7 +234,10 @@ impl Shelf {
             self.evict(row, 0);
         }
         while self.bytes > self.limits.total_bytes && self.entries > 0 {
-            let Some(oldest) = self.order.pop_front().or_else(|| self.lasting.pop_front()) else { break };
+            let too_much_lasts = self.lasting_bytes > self.limits.total_bytes / 2;
+            let (first, then) = (&mut self.order, &mut self.lasting);
+            let (first, then) = if too_much_lasts { (then, first) } else { (first, then) };
+            let Some(oldest) = first.pop_front().or_else(|| then.pop_front()) else { break };
             self.evict_placed(&oldest);
         }
         if self.order.len() + self.lasting.len() > 2 * self.entries + 64 {
@@ -317,6 +328,9 @@ impl Shelf {
         let entry = it.entries.remove(index)?;
         it.bytes -= entry.cost();
         self.bytes -= entry.cost();
+        if entry.record().kind() == Kind::Latest {
+            self.lasting_bytes -= entry.cost();
+        }
         self.entries -= 1;
         Some(entry)
     }
@@ -351,7 +365,7 @@ impl Shelf {
         self.order.clear();
         self.lasting.clear();
         self.ends.clear();
-        (self.entries, self.bytes, self.base) = (0, 0, base);
+        (self.entries, self.bytes, self.lasting_bytes, self.base) = (0, 0, 0, base);
         for (_, it) in &mut self.rows {
             it.entries.clear();
             it.keys.clear();

@@ -58,7 +58,7 @@ use std::{pin::Pin, sync::Arc};
 /// and is replaced by nothing, whatever its key. A refused record replaces nothing.
 ///
 /// **Eviction.** The store decides what it keeps, oldest first within a topic: what is held of a topic is its newest
-/// records. It *must* raise the floor no later than the record becomes unreadable, and what was removed *must not* come
+/// records, but that those of kind `Latest` may outlast the others. It *must* raise the floor no later than the record becomes unreadable, and what was removed *must not* come
 /// back. What goes by its age *should not* be a record of kind `Latest` whose topic is not finished: that is state, and
 /// good until it is replaced.
 ///

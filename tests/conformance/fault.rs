@@ -27,24 +27,26 @@ faults! {
     BatchTogether: BatchesMix;
     Head: HeadIsBehind, HeadIsAhead, HeadIsTheNewestHeld, HeadIsTheLastNumberGiven;
     RefusedAlone: RefusedFailsTheBatch, RefusedEndsTheBatch;
-    NoTrace: RefusedIsStored;
+    NoTrace: RefusedIsStored, RefusedReplaces;
     Acknowledged: OutcomesAreSwapped, BatchesShareABuffer;
-    Record: LabelsAreDropped, LabelsAreSorted, KeyIsDropped, EmptyKeyIsNone, BodyIsAltered, KindIsDropped, TimeInSeconds;
-    TryAppend: TriesStoresAndDeclines, TriesAndDoesNotStore;
+    Record: LabelsAreDropped, LabelsAreSorted, KeyIsDropped, EmptyKeyIsNone, BodyIsAltered, KindIsDropped,
+        KindIsOnlyWhetherItEnds, TimeInSeconds;
+    TryAppend: TriesStoresAndDeclines, TriesAndDoesNotStore, TriesAndDoesNotReplace;
     OnlyAsked: ReadsAllTopics, ReadsTopicsByPrefix, ReadsTopicsByName, TopicsFoldCase;
     Ordered: PageIsByTopic, PageHasOneTwice, WhatWasReadIsReadAgain;
     After: AfterIsInclusive, AfterSkipsOne;
     Earliest: EarliestSkipsOne;
-    Last: LastIsOneMore, LastIsOneLess, LastOfEachTopic;
+    Last: LastIsOneMore, LastIsOneLess, LastOfEachTopic, LastCountsTheReplaced;
     Complete: PageHasAHole;
     MaxEvents: MaxEventsIsIgnored;
     MaxBytes: MaxBytesIsIgnored, MaxBytesIsOneLate;
-    NotCutShort: PageIsEmptyUnderMaxBytes, PageIsShort;
+    NotCutShort: PageIsEmptyUnderMaxBytes, PageIsShort, PageCountsTheReplaced;
     ThroughForward: ThroughIsStuck, ThroughIsTheFirst, AnOldCopyIsRead;
     ThroughCut: ThroughIsAlwaysNewest;
     ThroughNewest: ThroughIsTheLastRecord, ThroughIsAhead, ThroughOfAFullPageIsAhead;
     Foreign: OtherEpochIsGood, OtherRunIsGood, AheadIsGood;
-    NotForeign: StartIsForeign, NewestIsForeign, RemovedIsForeign, LastOfNothingIsForeign, AnOldCopyJudgesCursors;
+    NotForeign: StartIsForeign, NewestIsForeign, RemovedIsForeign, ReplacedIsForeign,
+        LastOfNothingIsForeign, AnOldCopyJudgesCursors;
     ForeignPage: ForeignPageHasRecords, ForeignPageGoesToTheStart;
     DroppedRead: DroppedReadHoldsTheLock;
     FinishRefuses: FinishedAccepts, FinishedAcceptsInItsBatch, EndsAreStoredByOldKnowledge,
@@ -54,19 +56,28 @@ faults! {
     FinishKept: FinishedIsEvicted, FinishedIsNotListedOnceEvicted;
     FloorZero: FloorIsBelowTheOldest, ForgettingAnUnknownTopicRaisesTheFloor;
     FloorCovers: EvictionRaisesNoFloor, EvictionRaisesTheFloorTooLittle, ForgetRaisesNoFloor, FloorIsOfOneTopic,
-        FloorIsOfTheHeld, ForgetTakesTheFloorBefore;
+        FloorIsOfTheHeld, ForgetTakesTheFloorBefore, EvictedStateRaisesNoFloor, KeysOutliveEviction;
     FloorInside: FloorIsPastTheNewest;
-    Evicts: NothingIsEvicted;
-    EvictsOldest: TheSecondNewestIsEvicted, EvictedComesBack;
-    ForgetRemoves: ForgetLeavesRecords, ForgetLeavesTheEnd, ForgetDoesNothing, ForgetIsTriedTwice;
+    Evicts: NothingIsEvicted, StateIsNotEvicted;
+    EvictsOldest: TheSecondNewestIsEvicted, TheNewestStateIsEvicted, EvictedComesBack;
+    ForgetRemoves: ForgetLeavesRecords, ForgetLeavesTheEnd, ForgetDoesNothing, ForgetIsTriedTwice, ForgetLeavesState;
     ForgetOnly: ForgetRemovesAll, ForgetRemovesAllEnds, ForgetHidesTheOthers;
+    Replaces: NothingIsReplaced, RemovalsReplaceNothing, RemovalsStay, ReplacesOnlyItsKind, ReplacesOnlyAcrossBatches,
+        ReplacesOnlyInItsBatch, ReplacesOnlyTheNewest, EmptyKeyReplacesNothing, TheOlderStays, ReplacesInPlace,
+        ReplacesByOldKnowledge;
+    ReplacesOnly: EventsReplace, EventsAreReplaced, EndsReplace, ReplacesEveryKey, ReplacesInAllTopics,
+        ReplacesInTopicsByPrefix, ReplacesInTopicsByName, KeysFoldCase, KeysAreNormalized, KeysAreTrimmed, KeysEndAtNul, KeysAreCut, KeysAreNumbers, KeysArePatterns,
+        KeysArePastedToTopics, KeysAreJoinedToTopics, NoKeyIsAKey, TheNewerGoesToo, RemovalsAreNotStored, KeysOutliveForget;
+    ReplacingRaisesNoFloor: ReplacingRaisesTheFloor, EvictsBeforeItReplaces, FloorCountsTheReplaced;
     NothingLower: NumberIsGivenBeforeTheCommit;
     OneView: FloorIsOfAnEarlierView, ThroughIsOfALaterView, ForgetGoesOneByOne, ForgetRaisesTheFloorLater;
+    ReplacesAtOnce: TheNewerComesFirst, TheOlderGoesFirst, RecordsAreFetchedLater;
     SameEpoch: EpochIsDrawnAtOpen;
     NewRun: OpeningBeginsNoRun, RunNumberIsUsedAgain;
-    ReopenKeeps: NewestIsLostAtOpen;
+    ReopenKeeps: NewestIsLostAtOpen, StateIsLostAtOpen;
     ReopenFinished: EndsAreLostAtOpen;
     ReopenFloors: FloorsAreLostAtOpen;
+    ReopenReplaces: KeysAreLostAtOpen, ReplacedComesBackAtOpen;
     OlderRun: OlderRunsAreForeign;
     OlderRunPast: OlderRunsAreGood, OlderRunsAreGoodUpToTheLast;
 }

@@ -4,6 +4,7 @@ use crate::{
     fault::Fault::{self, *},
     mix::{Mix, yield_some},
     model::{Disk, Log, Model, Outcomes},
+    replace::takes_the_place,
     spoil,
 };
 use std::{
@@ -44,11 +45,11 @@ impl Faulty {
     }
 
     pub(crate) fn append_all(&self, log: &mut Log, records: &[Record]) -> Outcomes {
-        let before = log.finished.clone();
+        let start = log.clone();
         let mut outcomes = Outcomes::new();
         for (n, record) in records.iter().enumerate() {
             let topic = record.topic();
-            let (end, floors) = (log.finished.get(topic).copied(), log.floors.clone());
+            let end = log.finished.get(topic).copied();
             if self.fault == RefusedEndsTheBatch && outcomes.iter().any(Result::is_err) {
                 outcomes.push(Err(Refused::Other("the batch has ended".into())));
                 continue;
@@ -62,7 +63,8 @@ impl Faulty {
                     log.remove(positions[positions.len() - 1]);
                 }
             }
-            let held = log.records.clone();
+            let before = log.clone();
+            self.make_room(log, record);
             let mut outcome = self.model.append_one(log, &spoil::record(self.fault, record));
             match (self.fault, end) {
                 (RefusesForNoReason, _) if n == 1 => outcome = Err(Refused::Other("why not".into())),
@@ -71,7 +73,7 @@ impl Faulty {
                     log.finished.insert(topic.clone(), log.newest);
                 }
                 (FinishedAccepts, Some(_)) => outcome = Ok(self.append_unchecked(log, record)),
-                (FinishedAcceptsInItsBatch, Some(_)) if !before.contains_key(topic) => {
+                (FinishedAcceptsInItsBatch, Some(_)) if !start.finished.contains_key(topic) => {
                     outcome = Ok(self.append_unchecked(log, record));
                 }
                 (FinishedIsRefusedOtherwise, Some(_)) => outcome = Err(Refused::TooLarge),
@@ -85,15 +87,18 @@ impl Faulty {
                     let run = Run { number: self.model.run.number + 1, ..self.model.run };
                     outcome = outcome.map(|cursor| run.at(cursor.position()));
                 }
-                (EvictionRaisesNoFloor, _) => log.floors = floors,
-                (EvictionRaisesTheFloorTooLittle, _) if log.floors != floors => {
+                (EvictionRaisesNoFloor, _) => log.floors.clone_from(&before.floors),
+                (EvictionRaisesTheFloorTooLittle, _) if log.floors != before.floors => {
                     log.floors.values_mut().for_each(|floor| *floor -= 1);
                 }
                 (EvictedComesBack, _) => {
-                    let gone = held.into_iter().filter(|(position, _)| !log.records.contains_key(position));
-                    self.evicted.lock().unwrap().extend(gone);
+                    self.evicted.lock().unwrap().extend(log.evicted_since(&before));
                 }
+                (RefusedReplaces, Some(_)) => log.records.retain(|_, older| !takes_the_place(record, older)),
                 _ => {}
+            }
+            if outcome.is_ok() {
+                self.spoil_replacing(log, record, &start, &before);
             }
             outcomes.push(outcome);
         }
@@ -113,6 +118,11 @@ fn before_open(log: &mut Log, fault: Fault) {
         NewestIsLostAtOpen => {
             log.records.remove(&newest);
             log.newest = newest.saturating_sub(1);
+        }
+        StateIsLostAtOpen => log.records.retain(|_, record| record.kind() != Kind::Latest),
+        ReplacedComesBackAtOpen => {
+            let Log { records, replaced, .. } = &mut *log;
+            records.append(replaced);
         }
         EndsAreLostAtOpen => log.finished.clear(),
         FloorsAreLostAtOpen => log.floors.clear(),
@@ -195,10 +205,13 @@ impl ReplayStore for Faulty {
             _ => {}
         }
         yield_now().await;
-        if let Some(page) = self.read_mixed(&read, count) {
+        if let Some(page) = self.read_mixed(&read, count).or_else(|| self.read_replaced(&read)) {
             return Ok(page);
         }
         let earlier = spoil::page(self.fault, &self.model, &self.model.log(), &read);
+        if self.fault == RecordsAreFetchedLater {
+            return Ok(self.fetch(earlier, &read).await);
+        }
         if !matches!(self.fault, FloorIsOfAnEarlierView | ThroughIsOfALaterView) {
             return Ok(earlier);
         }
@@ -227,6 +240,10 @@ impl ReplayStore for Faulty {
         match self.fault {
             ForgetRaisesNoFloor => log.floors = before.floors,
             ForgetLeavesRecords => log.records = before.records,
+            ForgetLeavesState => {
+                let is_state = |record: &Record| *record.topic() == topic && record.kind() == Kind::Latest;
+                log.records.extend(before.records.into_iter().filter(|(_, record)| is_state(record)));
+            }
             ForgetLeavesTheEnd => log.finished = before.finished,
             ForgetRemovesAll => before.records.values().for_each(|record| log.forget(record.topic())),
             ForgetRemovesAllEnds => log.finished.clear(),
@@ -250,6 +267,12 @@ impl ReplayStore for Faulty {
                 let mut log = self.model.log();
                 let Log { records: held, newest, .. } = &mut *log;
                 held.remove(newest);
+                stored
+            }
+            TriesAndDoesNotReplace => {
+                let mut log = self.model.log();
+                let Log { records: held, replaced, .. } = &mut *log;
+                held.append(replaced);
                 stored
             }
             // What the other faults do is done by `append`.

@@ -1,47 +1,62 @@
 //! [`Liberal`]: a store that takes every liberty that the contract leaves.
 
-use crate::model::{Disk, Model, Outcomes};
+use crate::model::{Disk, Log, Model, Outcomes};
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
 use tidings::{
     Topic,
-    replay::{AppendError, Cursor, Page, Read, ReadError, Record, ReplayStore, Run, conformance::Keep},
+    replay::{AppendError, Cursor, Kind, Page, Read, ReadError, Record, ReplayStore, Run, conformance::Keep},
 };
 
-pub(crate) struct Liberal(Model);
+pub(crate) struct Liberal {
+    model: Model,
+    keep: usize,
+}
 
 impl Liberal {
-    pub(crate) fn open(disk: Disk, mut keep: Keep) -> Self {
+    pub(crate) fn open(disk: Disk, keep: Keep) -> Self {
         // It always keeps something.
-        keep.events_per_topic = keep.events_per_topic.map(|events| events.max(2));
-        let mut model = Model::open(disk, keep);
+        let events = keep.events_per_topic.map_or(usize::MAX, |events| events.max(2));
+        let mut model = Model::open(disk, Keep::default());
         let number = u32::MAX - 7 * model.run.number;
         model.log().runs.last_mut().unwrap().0 = number;
         model.run = Run { number, ..model.run };
-        Self(model)
+        Self { model, keep: events }
+    }
+
+    /// Evicts the oldest, but state after all else.
+    fn evict(&self, log: &mut Log, topic: &Topic) {
+        let mut positions = log.positions(topic);
+        let excess = positions.len().saturating_sub(self.keep);
+        positions.sort_by_key(|position| log.records[position].kind() == Kind::Latest);
+        for position in &positions[..excess] {
+            log.remove(*position);
+        }
     }
 }
 
 impl ReplayStore for Liberal {
     async fn head(&self) -> Result<Cursor, ReadError> {
-        self.0.head().await
+        self.model.head().await
     }
 
     async fn append(&self, records: Arc<[Record]>) -> Result<Outcomes, AppendError> {
-        let mut log = self.0.log();
+        let mut log = self.model.log();
         let append = |record: &Record| {
             // Numbers are skipped, also for what is refused.
             log.newest += 2;
-            self.0.append_one(&mut log, &in_millis(record))
+            let outcome = self.model.append_one(&mut log, &in_millis(record));
+            self.evict(&mut log, record.topic());
+            outcome
         };
         Ok(records.iter().map(append).collect())
     }
 
     async fn read(&self, read: Read) -> Result<Page, ReadError> {
-        let log = self.0.log();
-        let mut page = self.0.page(&log, &read);
+        let log = self.model.log();
+        let mut page = self.model.page(&log, &read);
         let mut bytes = 0;
         let end = page.entries.iter().position(|entry| {
             bytes += entry.frame().len();
@@ -60,7 +75,7 @@ impl ReplayStore for Liberal {
     }
 
     async fn forget(&self, topic: Topic) -> Result<(), ReadError> {
-        self.0.forget(topic).await
+        self.model.forget(topic).await
     }
 }
 

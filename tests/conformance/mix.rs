@@ -105,6 +105,10 @@ impl Faulty {
             EndsAreStoredByOldKnowledge | EventsAreStoredByOldKnowledge if records.len() == 1 => {
                 Some(self.append_by_old_knowledge(records).await)
             }
+            TheNewerComesFirst | TheOlderGoesFirst if records.iter().all(|record| record.replaces().is_some()) => {
+                Some(self.replace_slowly(records).await)
+            }
+            ReplacesByOldKnowledge if records.len() == 1 => Some(self.replace_slowly(records).await),
             _ => None,
         };
         self.mix.appends.fetch_sub(1, Relaxed);

@@ -25,6 +25,8 @@ pub(crate) struct Log {
     pub(crate) runs: Vec<(u32, u64)>,
     pub(crate) newest: u64,
     pub(crate) records: BTreeMap<u64, Record>,
+    /// What newer records took the place of. Nobody reads it, but by a fault.
+    pub(crate) replaced: BTreeMap<u64, Record>,
     /// The highest position of each topic that was removed.
     pub(crate) floors: BTreeMap<Topic, u64>,
     pub(crate) finished: BTreeMap<Topic, u64>,
@@ -95,6 +97,8 @@ impl Model {
     pub(crate) fn insert(&self, log: &mut Log, position: u64, record: &Record) {
         let topic = record.topic();
         log.newest = log.newest.max(position);
+        let older = record.replaces().and_then(|key| log.newest_of(topic, key));
+        log.replaced.extend(older.and_then(|older| log.records.remove_entry(&older)));
         log.records.insert(position, record.clone());
         if record.kind() == Kind::Finish {
             log.finished.insert(topic.clone(), position);
@@ -118,6 +122,12 @@ impl Log {
 
     pub(crate) fn positions(&self, topic: &Topic) -> Vec<u64> {
         self.records.iter().filter(|(_, record)| record.topic() == topic).map(|(position, _)| *position).collect()
+    }
+
+    /// Where the newest record of a key is.
+    pub(crate) fn newest_of(&self, topic: &Topic, key: &str) -> Option<u64> {
+        let is_of_key = |record: &Record| record.topic() == topic && record.replaces() == Some(key);
+        self.records.iter().find(|(_, record)| is_of_key(record)).map(|(position, _)| *position)
     }
 
     pub(crate) fn remove(&mut self, position: u64) {

@@ -16,7 +16,11 @@ pub(crate) fn record(fault: Fault, given: &Record) -> Record {
         BodyIsAltered => String::from_utf8_lossy(given.body()).replace('\0', "").into(),
         _ => given.body().clone(),
     };
-    let kind = if fault == KindIsDropped { Kind::Event } else { given.kind() };
+    let kind = match fault {
+        KindIsDropped => Kind::Event,
+        KindIsOnlyWhetherItEnds if given.kind() != Kind::Finish => Kind::Event,
+        _ => given.kind(),
+    };
     let time = match given.time().duration_since(SystemTime::UNIX_EPOCH) {
         Ok(since) if fault == TimeInSeconds => SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs()),
         _ => given.time(),
@@ -67,6 +71,7 @@ fn spoil_read(fault: Fault, model: &Model, log: &Log, read: &mut Read) {
             StartIsForeign if position == 0 => foreign,
             NewestIsForeign if position == log.newest && position > 0 => foreign,
             RemovedIsForeign if position > 0 && !log.records.contains_key(&position) => foreign,
+            ReplacedIsForeign if log.replaced.contains_key(&position) => foreign,
             OlderRunsAreForeign if run != model.run => foreign,
             OlderRunsAreGood if run.epoch == log.epoch && run.number < model.run.number => model.run.at(position),
             OlderRunsAreGoodUpToTheLast if run.number < model.run.number => {

@@ -55,8 +55,10 @@ pub(super) async fn refusals<S: ReplayStore>(mut log: Trial<S>) -> Verdict {
 
 pub(super) async fn try_append<S: ReplayStore>(mut log: Trial<S>) -> Verdict {
     let (a, done) = (topic("a"), topic("done"));
-    let batches: [Vec<Record>; 4] = [
+    let batches: [Vec<Record>; 6] = [
         vec![log.event(&a)],
+        vec![log.latest(&a, "k")],
+        vec![log.event(&a), log.latest(&a, "k")],
         vec![log.event(&a), log.finish(&done)],
         vec![log.event(&done), log.event(&a)],
         vec![log.event(&a)],

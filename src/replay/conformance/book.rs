@@ -18,6 +18,8 @@ pub(super) struct Book {
     /// What was acknowledged and, as far as is known, is held.
     pub(super) held: BTreeMap<u64, Record>,
     pub(super) gone: BTreeMap<u64, (Topic, Gone)>,
+    /// What a newer record of its key took the place of. That is no loss, so none of it is among what is gone.
+    pub(super) replaced: BTreeSet<u64>,
     pub(super) finished: BTreeMap<Topic, u64>,
     /// Topics that were finished and then forgotten.
     pub(super) reopened: BTreeSet<Topic>,
@@ -43,6 +45,7 @@ impl Book {
             keeps_all,
             held: BTreeMap::new(),
             gone: BTreeMap::new(),
+            replaced: BTreeSet::new(),
             finished: BTreeMap::new(),
             reopened: BTreeSet::new(),
             refused: Vec::new(),
@@ -138,11 +141,27 @@ impl Book {
         )?;
         ensure(position > head, Rule::Head, format_args!("a position above the head, which was {head}"), position)?;
         self.acknowledged = position;
+        self.replace(record);
         self.held.insert(position, record.clone());
         if record.kind() == Kind::Finish {
             self.finished.insert(record.topic().clone(), position);
         }
         Ok(())
+    }
+
+    /// Takes out what a record takes the place of.
+    fn replace(&mut self, newer: &Record) {
+        let same = |older: &Record| older.topic() == newer.topic() && older.replaces() == newer.replaces();
+        let older = self.held.iter().find(|(_, older)| newer.replaces().is_some() && same(older));
+        if let Some(older) = older.map(|(position, _)| *position) {
+            self.held.remove(&older);
+            self.replaced.insert(older);
+        }
+    }
+
+    /// Where the present run began.
+    pub(super) fn begun(&self) -> u64 {
+        self.older.last().map_or(0, |(_, good)| *good)
     }
 
     /// Takes in that the log was opened anew.

@@ -4,7 +4,7 @@ use super::{
     book::{Book, Gone},
     rule::{Positions, Rule, Verdict, Violation, ensure},
 };
-use crate::replay::{Cursor, Page, Read, ReadFrom, Record};
+use crate::replay::{Cursor, Kind, Page, Read, ReadFrom, Record};
 use std::{collections::BTreeSet, time::Duration};
 
 impl Book {
@@ -64,6 +64,9 @@ impl Book {
         let (rule, expected) = match self.gone.get(&position) {
             Some((_, Gone::Forgotten)) => (Rule::ForgetRemoves, "nothing of a topic that was forgotten"),
             Some((_, Gone::Evicted)) => (Rule::EvictsOldest, "nothing that an earlier page said was gone"),
+            None if self.replaced.contains(&position) => {
+                (Rule::Replaces, "nothing that a newer record of its key took the place of")
+            }
             None if self.refused.iter().any(|refused| refused.body() == record.body()) => {
                 (Rule::NoTrace, "nothing of a record that was refused")
             }
@@ -100,7 +103,8 @@ impl Book {
         let cut = is_cut(read, page);
         if let Some(left_out) = missing.first().filter(|position| **position <= through) {
             let rule = match () {
-                () if !self.keeps_all && *left_out > page.floor => Rule::FloorCovers,
+                // What was held before the log was opened was not evicted, but lost.
+                () if !self.keeps_all && *left_out > page.floor.max(self.begun()) => Rule::FloorCovers,
                 () if cut && *left_out > end => Rule::ThroughCut,
                 () if *left_out > first || there.is_empty() && rule != Rule::Last => Rule::Complete,
                 () => rule,
@@ -121,10 +125,12 @@ impl Book {
         let limit = page.floor.min(page.through.position());
         let (evicted, rest): (Vec<_>, Vec<_>) = missing.into_iter().partition(|position| *position <= limit);
         for position in evicted {
-            let topic = self.held.get(&position).map(Record::topic);
+            let Some(evicted) = self.held.get(&position) else { continue };
             let older = page.entries.iter().find(|entry| {
-                let (at, of) = (entry.position(), entry.record().topic());
-                at < position && Some(of) == topic
+                let older = entry.record();
+                // State may outlast events.
+                let outlasts = older.kind() == Kind::Latest && evicted.kind() != Kind::Latest;
+                entry.position() < position && older.topic() == evicted.topic() && !outlasts
             });
             if let Some(older) = older {
                 let expected = format_args!("{position} is held, because an older one of its topic is").to_string();
@@ -137,8 +143,11 @@ impl Book {
 
     fn judge_floor(&self, read: &Read, page: &Page) -> Verdict {
         let floor = page.floor;
-        if self.keeps_all && self.gone.is_empty() {
-            ensure(floor == 0, Rule::FloorZero, "a floor of 0", floor)?;
+        // Of a store that evicts it is known only while every record is there.
+        let is_whole = self.keeps_all || page.entries.len() == self.held.len();
+        if is_whole && self.gone.is_empty() {
+            let rule = if self.replaced.is_empty() { Rule::FloorZero } else { Rule::ReplacingRaisesNoFloor };
+            ensure(floor == 0, rule, "a floor of 0", floor)?;
         }
         let newest = self.newest();
         ensure(floor <= newest, Rule::FloorInside, format_args!("a floor of at most {newest}"), floor)?;

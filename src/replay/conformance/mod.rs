@@ -22,7 +22,8 @@
 //! Stores that share a server's database need a fresh place in it at each call of the function that makes them.
 //!
 //! What the suite cannot see: whether [`AppendError`](super::AppendError) tells the two kinds apart rightly, whether a
-//! log that was rewound begins a new run, and what a power cut leaves.
+//! log that was rewound begins a new run, what a power cut leaves, and whether what goes by its age spares the newest of
+//! each key.
 
 mod append;
 mod book;
@@ -33,6 +34,7 @@ mod read;
 mod record;
 mod removal;
 mod reopen;
+mod replace;
 mod rule;
 mod trial;
 
@@ -44,7 +46,7 @@ use super::ReplayStore;
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[non_exhaustive]
 pub struct Keep {
-    /// The most events of a topic; what is older is to be removed by the time that an append returns. `None` is for
+    /// The most events of a topic, of whatever kind; what is older is to be removed by the time that an append returns. `None` is for
     /// everything: whatever other bounds the store has, a few hundred events of a few hundred kilobytes must be in them.
     /// With `Some(0)` nothing is kept but that topics are finished; a store that cannot do that may keep one event.
     pub events_per_topic: Option<usize>,
@@ -92,21 +94,29 @@ where
         "where a page ends": read::limits, Keep::ALL;
         "cursors of other logs": read::foreign, Keep::ALL;
         "reads that are dropped": read::dropped, Keep::ALL;
+        "the newest of a key": replace::newest, Keep::ALL;
         "records": record::round_trip, Keep::ALL;
         "refusals": append::refusals, Keep::ALL;
         "finished topics": append::finish, Keep::ALL;
+        "keys that look alike": replace::alike_keys, Keep::ALL;
+        "keys of finished topics": replace::finished, Keep::ALL;
         "`try_append`": append::try_append, Keep::ALL;
         "forgotten topics": removal::forgetting, Keep::ALL;
         "topics that look alike": record::alike_topics, Keep::ALL;
+        "keys of forgotten topics": replace::forgetting, Keep::ALL;
         "eviction": removal::eviction, Keep::some(4);
         "eviction of all but one": removal::eviction, Keep::some(1);
         "eviction of everything": removal::finished_and_evicted, Keep::some(0);
+        "keys and eviction": replace::eviction, Keep::some(4);
+        "keys and eviction of all but one": replace::eviction, Keep::some(1);
         "appends at the same time": race::appending, Keep::ALL;
         "heads and appends at the same time": race::heads, Keep::ALL;
         "reads and eviction at the same time": race::evicting, Keep::some(3);
         "reads and `forget` at the same time": race::forgetting, Keep::ALL;
         "appends and `forget` at the same time": race::forgetting_what_is_appended, Keep::ALL;
         "ends at the same time": race::finishing, Keep::ALL;
+        "reads while a key is replaced": race::replacing, Keep::ALL;
+        "one key from several tasks": race::replacing_from_several_tasks, Keep::ALL;
     }
     Ok(())
 }

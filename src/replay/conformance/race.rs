@@ -1,4 +1,4 @@
-//! Appending, reading, evicting, forgetting and finishing at the same time.
+//! Appending, reading, evicting, forgetting, finishing and replacing at the same time.
 
 use super::{
     follow::{Reader, joined, race},
@@ -21,6 +21,8 @@ use tokio::{
 
 const WRITERS: usize = 4;
 const ROUNDS: usize = 10;
+/// How often a key is replaced with a page read since the time before.
+const REPLACED: usize = 100;
 
 /// Batches for several writers; each has a record of every topic, so that no reader is without news.
 fn batches(topics: [&Topic; 2], count: usize) -> Vec<Vec<Vec<Record>>> {
@@ -92,48 +94,65 @@ fn read(topics: &Topics, from: ReadFrom) -> Read {
     Read { topics: topics.clone(), from, max_events: ALL.0, max_bytes: ALL.1 }
 }
 
+/// Reads some topics in two tasks, again and again, while something is done, which is told that there were pages.
+async fn while_read<S, J>(
+    store: &Arc<S>,
+    topics: &Topics,
+    start: Cursor,
+    judge: J,
+    doing: impl AsyncFnOnce(mpsc::Receiver<()>) -> Verdict,
+) -> Verdict
+where
+    S: ReplayStore,
+    J: FnMut(&Page) -> Verdict + Clone + Send + 'static,
+{
+    let done = Arc::new(AtomicBool::new(false));
+    let (pages, mut news) = mpsc::channel(1);
+    let mut reading = JoinSet::new();
+    for from in [ReadFrom::Earliest, ReadFrom::After(start)] {
+        let (store, done, pages) = (Arc::clone(store), Arc::clone(&done), pages.clone());
+        let (read, mut judge) = (read(topics, from), judge.clone());
+        reading.spawn(async move {
+            loop {
+                let last = done.load(Ordering::Acquire);
+                judge(&read_page(&*store, read.clone()).await?)?;
+                if last {
+                    return Ok(());
+                }
+                // It is enough to know that someone reads.
+                let _ = pages.try_send(());
+                yield_now().await;
+            }
+        });
+    }
+    drop(pages);
+    news.recv().await;
+    let did = doing(news).await;
+    done.store(true, Ordering::Release);
+    joined(reading).await?;
+    did
+}
+
 /// Whether a page has a topic as it was before it was forgotten, or as it is after.
 pub(super) async fn forgetting<S: ReplayStore>(mut log: Trial<S>) -> Verdict {
     let (kept, gone) = (topic("kept"), topic("gone"));
     let both = topics([&kept, &gone]);
+    let (store, start) = (Arc::clone(&log.store), log.book.run.at(0));
     for _ in 0..ROUNDS {
         log.append_to(&[&gone, &kept, &gone, &gone, &kept, &gone, &gone]).await?;
-        let done = Arc::new(AtomicBool::new(false));
-        let (began, mut beginnings) = mpsc::channel(1);
-        let mut reading = JoinSet::new();
-        for from in [ReadFrom::Earliest, log.after(0)] {
-            let (store, done, began, read) =
-                (Arc::clone(&log.store), Arc::clone(&done), began.clone(), read(&both, from));
-            let mut watch = Watch {
-                gone: gone.clone(),
-                before: log.book.positions(&(&gone).into()),
-                others: log.book.positions(&(&kept).into()),
-                is_gone: false,
-            };
-            reading.spawn(async move {
-                loop {
-                    let last = done.load(Ordering::Acquire);
-                    watch.judge(&read_page(&*store, read.clone()).await?)?;
-                    if last {
-                        return Ok(());
-                    }
-                    // It is enough to know that someone reads.
-                    let _ = began.try_send(());
-                    yield_now().await;
-                }
-            });
-        }
-        drop(began);
-        beginnings.recv().await;
-        let forgotten = log.forget(&gone).await;
-        done.store(true, Ordering::Release);
-        joined(reading).await?;
-        forgotten?;
+        let mut watch = Watch {
+            gone: gone.clone(),
+            before: log.book.positions(&(&gone).into()),
+            others: log.book.positions(&(&kept).into()),
+            is_gone: false,
+        };
+        while_read(&store, &both, start, move |page| watch.judge(page), async |_| log.forget(&gone).await).await?;
     }
     log.read_around(&both).await
 }
 
 /// One reader's view of a topic that is forgotten.
+#[derive(Clone)]
 struct Watch {
     gone: Topic,
     before: Vec<u64>,
@@ -228,6 +247,94 @@ pub(super) async fn finishing<S: ReplayStore>(log: Trial<S>) -> Verdict {
         let late: Vec<u64> = given(Kind::Event).into_iter().filter(|at| *at > ends[0]).collect();
         let expected = format_args!("nothing behind the end at {}", ends[0]).to_string();
         ensure(late.is_empty(), Rule::FinishRefuses, expected, Positions(&late)).map_err(doing)?;
+    }
+    Ok(())
+}
+
+/// Whether each page has one record of a key, however often it is replaced meanwhile.
+pub(super) async fn replacing<S: ReplayStore>(mut log: Trial<S>) -> Verdict {
+    let (a, b) = (topic("a"), topic("b"));
+    let both = topics([&a, &b]);
+    log.append_to(&[&a, &b]).await?;
+    let others = [log.event(&a).with_key("k"), log.latest(&a, "l"), log.latest(&b, "k")];
+    log.append(others).await?;
+    let mut view = View { topic: a.clone(), key: "k", others: log.book.positions(&both), newest: 0 };
+    let first = log.latest(&a, "k");
+    log.append([first]).await?;
+    let (store, start) = (Arc::clone(&log.store), log.book.run.at(0));
+    let replace = async |mut pages: mpsc::Receiver<()>| {
+        let mut seen = 0;
+        while seen < REPLACED && !pages.is_closed() {
+            let batch = match seen % 3 {
+                0 => vec![log.latest(&a, "k")],
+                1 => vec![log.removal(&a, "k")],
+                _ => vec![log.latest(&a, "k"), log.latest(&a, "k")],
+            };
+            log.append(batch).await?;
+            yield_now().await;
+            seen += usize::from(pages.try_recv().is_ok());
+        }
+        Ok(())
+    };
+    while_read(&store, &both, start, move |page| view.judge(page), replace).await?;
+    log.read(&both, ReadFrom::Earliest).await.map(drop)
+}
+
+/// One reader's view of a key that is replaced again and again.
+#[derive(Clone)]
+struct View {
+    topic: Topic,
+    key: &'static str,
+    others: Vec<u64>,
+    newest: u64,
+}
+
+impl View {
+    fn judge(&mut self, page: &Page) -> Verdict {
+        self.judge_page(page)
+            .map_err(|violation| violation.when(format_args!("reading while {:?} is replaced", self.key)))
+    }
+
+    fn judge_page(&mut self, page: &Page) -> Verdict {
+        let is_of_key = |record: &Record| *record.topic() == self.topic && record.replaces() == Some(self.key);
+        let (of_key, rest): (Vec<_>, Vec<_>) = page.entries.iter().partition(|entry| is_of_key(entry.record()));
+        let of_key: Vec<u64> = of_key.into_iter().map(|entry| entry.position()).collect();
+        let rest: Vec<u64> = rest.into_iter().map(|entry| entry.position()).collect();
+        let (others, found) = (Positions(&self.others), Positions(&of_key));
+        ensure(rest == self.others, Rule::ReplacesOnly, format_args!("also {others}"), Positions(&rest))?;
+        ensure(of_key.len() == 1, Rule::ReplacesAtOnce, "one record of the key", &found)?;
+        let expected = format_args!("none older than {}, which was read", self.newest).to_string();
+        ensure(of_key[0] >= self.newest, Rule::Replaces, expected, &found)?;
+        self.newest = of_key[0];
+        Ok(())
+    }
+}
+
+/// Whether of a key that several tasks replace one record is left: the newest.
+pub(super) async fn replacing_from_several_tasks<S: ReplayStore>(log: Trial<S>) -> Verdict {
+    for round in 0..ROUNDS {
+        let a = topic(&format!("round {round}"));
+        let mut tasks = JoinSet::new();
+        for n in 0..5 {
+            let (store, a) = (Arc::clone(&log.store), a.clone());
+            tasks.spawn(async move {
+                for _ in 0..(round + n) % 3 {
+                    yield_now().await;
+                }
+                let mut newest = 0;
+                for m in 0..3 {
+                    let record = Record::latest(&a, "k", Event::new().data(format!("no. {n}.{m}")));
+                    let outcomes = append(&*store, [record].into()).await?;
+                    newest = outcomes.into_iter().flatten().map(Cursor::position).max().unwrap_or(newest);
+                }
+                Ok(newest)
+            });
+        }
+        let newest = joined(tasks).await?.into_iter().max().unwrap_or(0);
+        let there = positions(&read_page(&*log.store, read(&(&a).into(), ReadFrom::Earliest)).await?);
+        let rule = if there.contains(&newest) { Rule::Replaces } else { Rule::ReplacesOnly };
+        ensure(there == [newest], rule, format_args!("only {newest}"), Positions(&there))
+            .map_err(|violation| violation.when("replacing a key from several tasks"))?;
     }
     Ok(())
 }

@@ -33,6 +33,10 @@ pub(super) async fn round_trip<S: ReplayStore>(mut log: Trial<S>) -> Verdict {
             .with_label("=,\";'\\\n", "\0\u{1f}𝄞")
             .with_label("a", ""),
         Record::new(&scoped, Event::new().data("both")).with_label("a", "b").with_key("k"),
+        Record::latest(&plain, "the key", Event::new().data("state")).with_label("l", "v"),
+        Record::latest(&scoped, "'; \0 \u{1f} = , \n 𝄞", Event::new().data("state of a hard key")),
+        Record::removal(&plain, "", Event::new().data("the last of an empty key")),
+        Record::removal(&scoped, "k", Event::new()),
     ];
     for time in [Duration::ZERO, Duration::from_micros(1_700_000_000_123_456), Duration::from_secs(1 << 33)] {
         let body = Bytes::from_static(b"data: at some time\n");

@@ -14,6 +14,7 @@ use std::sync::Arc;
 pub(super) async fn reopen<S: ReplayStore>(open: &impl AsyncFn(Keep) -> S) -> Verdict {
     let keep = Keep::some(6);
     let (a, b, busy, done, gone) = (topic("a"), topic("b"), topic("busy"), topic("done"), topic("gone"));
+    let state = topic("state");
     let mut log = Trial::new(open, keep).await?;
 
     // An opening without a record is a run too.
@@ -45,7 +46,23 @@ pub(super) async fn reopen<S: ReplayStore>(open: &impl AsyncFn(Keep) -> S) -> Ve
     log = log.again(open, keep).await?;
     look(&mut log, &all).await?;
     log.append_to(&[&done, &a]).await.map_err(reopened)?;
-    look(&mut log, &all).await
+    look(&mut log, &all).await?;
+
+    // Of each key its newest outlives the run, and is replaced in a later one.
+    let batch = [log.latest(&state, "k"), log.latest(&state, "l"), log.latest(&state, "k"), log.latest(&state, "m")];
+    log.append(batch).await?;
+    let last = log.removal(&state, "m");
+    log.append([last]).await?;
+    for _ in 0..2 {
+        log = log.again(open, keep).await?;
+        look(&mut log, &[&state]).await?;
+        for batch in [vec![log.removal(&state, "k"), log.latest(&state, "m")], vec![log.latest(&state, "k")]] {
+            log.append(batch).await?;
+            look(&mut log, &[&state]).await?;
+        }
+    }
+    log = log.again(open, keep).await?;
+    look(&mut log, &[&a, &state]).await
 }
 
 impl<S: ReplayStore> Trial<S> {
@@ -97,6 +114,7 @@ fn reopened(violation: Violation) -> Violation {
         }
         Rule::FinishKept | Rule::FinishListed | Rule::FinishRefuses => Rule::ReopenFinished,
         Rule::FloorCovers => Rule::ReopenFloors,
+        Rule::Replaces => Rule::ReopenReplaces,
         rule => rule,
     };
     violation.under(rule)

@@ -83,14 +83,20 @@ rules! {
     ForgetRemoves: "A forgotten topic has no records and is not finished, and can be appended to again.",
     ForgetOnly: "Forgetting a topic touches no other, and forgetting an unknown one does nothing.",
 
+    Replaces: "A `Latest` or `Removal` takes the place of what its topic has under its key, however old, which is then gone.",
+    ReplacesOnly: "Nothing else goes with what is replaced: no other key, topic or kind, nor the newer record.",
+    ReplacingRaisesNoFloor: "What a newer record of its key took the place of raises no floor.",
+
     NothingLower: "Once a position has been readable, nothing lower becomes readable.",
     OneView: "Records, floor, `through` and finished topics of a page are of one moment.",
+    ReplacesAtOnce: "A page has the older or the newer record of a key, never both and never neither.",
 
     SameEpoch: "A log that is opened again has the epoch that it was created with.",
     NewRun: "Every opening of a log begins a run that has a number of its own.",
     ReopenKeeps: "A log that is opened again has its records, under the positions they had, and goes on behind them.",
     ReopenFinished: "A topic that was finished is finished after the log was opened again.",
     ReopenFloors: "What was removed is below the floor after the log was opened again.",
+    ReopenReplaces: "A log that is opened again has the newest of each key only, and the next takes its place.",
     OlderRun: "A cursor of an older run is good up to the lowest position at which a later run began.",
     OlderRunPast: "A cursor of an older run is foreign past the lowest position at which a later run began.",
 }

@@ -45,6 +45,14 @@ impl<S: ReplayStore> Trial<S> {
         Record::finish(topic, Some(self.data()))
     }
 
+    pub(super) fn latest(&mut self, topic: &Topic, key: &str) -> Record {
+        Record::latest(topic, key, self.data())
+    }
+
+    pub(super) fn removal(&mut self, topic: &Topic, key: &str) -> Record {
+        Record::removal(topic, key, self.data())
+    }
+
     fn data(&mut self) -> Event {
         self.made += 1;
         Event::new().data(format!("no. {}", self.made))
@@ -167,8 +175,12 @@ fn failed(doing: impl Display, error: &dyn Error) -> Violation {
 }
 
 pub(super) fn appending(batch: &[Record]) -> String {
-    let records: Vec<_> = batch.iter().map(|record| (record.kind(), record.topic())).collect();
-    format!("appending {records:?}")
+    let name = |record: &Record| match record.replaces() {
+        Some(key) => format!("{:?} of {key:?} to {:?}", record.kind(), record.topic()),
+        None => format!("{:?} to {:?}", record.kind(), record.topic()),
+    };
+    let records: Vec<_> = batch.iter().map(name).collect();
+    format!("appending [{}]", records.join(", "))
 }
 
 pub(super) fn reading(read: &Read) -> String {
