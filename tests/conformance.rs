@@ -105,3 +105,39 @@ async fn a_violation_reads_well() {
     }
     assert!(violation.doing().contains("eviction"), "{text}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_violation_says_what_was_done_what_was_expected_and_what_was_found() {
+    let cases = [
+        (
+            Fault::PageHasAHole,
+            r#"positions: reading [Topic("a"), Topic("b")] from the earliest"#,
+            "[1, 2, 3, 4, 5, 6, 7, 8] between 0 and 8",
+            "[1, 3, 4, 5, 6, 7, 8], `through` at 8, floor 0",
+        ),
+        (
+            Fault::MaxEventsIsIgnored,
+            r#"where a page ends: reading [Topic("b")] from the earliest, up to 1 records"#,
+            "at most 1 records",
+            "7",
+        ),
+        (
+            Fault::RefusesForNoReason,
+            r#"positions: appending [Event to Topic("a"), Event to Topic("b"), Event to Topic("a")]"#,
+            r#"a cursor for a record of Topic("b")"#,
+            r#"Err(Other("why not"))"#,
+        ),
+        (Fault::NothingIsEvicted, "eviction", "some of 40 records removed", "all are held"),
+    ];
+    for (fault, doing, expected, found) in cases {
+        let violation = faulty(fault).await.unwrap_err();
+        assert_eq!((violation.doing(), violation.expected(), violation.found()), (doing, expected, found));
+        assert_eq!(format!("{violation:?}"), violation.to_string());
+    }
+    let violation = faulty(Fault::StartIsForeign).await.unwrap_err();
+    assert!(violation.expected().ends_with(" is not foreign"), "{violation}");
+    let violation = faulty(Fault::KeyIsDropped).await.unwrap_err();
+    let (expected, found) = (violation.expected(), violation.found());
+    assert!(expected.starts_with("the key of what was appended at 7: ") && expected.contains(r#"Some("the key")"#));
+    assert!(found.contains(r#"Topic("plain"), Event, "data: key\n""#) && found.contains("key None"), "{found}");
+}

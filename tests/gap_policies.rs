@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 use tidings::{
-    EndReason, Event, EventType, GapPolicy, GapReason, Hub, Message, Snapshots, Subscription, Topic, Topics,
+    EndReason, Event, EventType, GapPolicy, GapReason, Hub, LagBudget, Message, Snapshots, Subscription, Topic, Topics,
     replay::Ring,
     test_util::{EventReader, evict, foreign_id, next_event, next_message},
 };
@@ -149,8 +149,10 @@ async fn snapshots_of_the_same_topics_are_made_once_for_all_who_ask_at_the_same_
         assert!(poll_immediate(subscription.next()).await.is_none());
     }
     assert_eq!(running.load(Ordering::Relaxed), 1);
-    // The one who runs it goes away: another takes over.
+    // The one who runs it goes away: another takes over, also for those who come now.
     drop(all.remove(0));
+    all.push(hub.subscribe(T).snapshot_first(&snapshots));
+    assert!(poll_immediate(all[99].next()).await.is_none());
     gate.add_permits(1);
     let got = all.iter_mut().map(|subscription| async { is_snapshot(next_message(subscription).await) });
     assert!(futures_util::future::join_all(got).await.into_iter().all(|got| got));
@@ -160,6 +162,20 @@ async fn snapshots_of_the_same_topics_are_made_once_for_all_who_ask_at_the_same_
     gate.add_permits(1);
     assert!(is_snapshot(next_message(&mut hub.subscribe(T).snapshot_first(&snapshots)).await));
     assert_eq!(running.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_nobody_waits_for_any_more_leaves_nothing_behind() {
+    let (gate, running) = (Arc::new(Semaphore::new(0)), Arc::default());
+    let snapshots = held(&gate, &running);
+    let hub = Hub::new();
+    let mut both = [(); 2].map(|()| hub.subscribe(T).snapshot_first(&snapshots));
+    for subscription in &mut both {
+        assert!(poll_immediate(subscription.next()).await.is_none());
+    }
+    assert!(format!("{snapshots:?}").contains("running: 1"), "{snapshots:?}");
+    drop(both);
+    assert!(format!("{snapshots:?}").contains("running: 0"), "{snapshots:?}");
 }
 
 #[tokio::test]
@@ -227,8 +243,66 @@ async fn heartbeats_go_on_while_a_snapshot_is_made() {
     let (gate, running) = (Arc::new(Semaphore::new(0)), Arc::default());
     let snapshots = held(&gate, &running).timeout(Duration::from_secs(3600));
     let hub = Hub::new();
-    let mut reader = EventReader::new(hub.subscribe(T).snapshot_first(&snapshots).into_http_response().into_body());
-    let waiting = tokio::time::timeout(Duration::from_secs(100), reader.next()).await;
-    assert!(waiting.is_err());
-    assert_eq!((reader.comments().len(), reader.last_event_id()), (6, ""));
+    for _ in 0..2 {
+        let mut reader = EventReader::new(hub.subscribe(T).snapshot_first(&snapshots).into_http_response().into_body());
+        let waiting = tokio::time::timeout(Duration::from_secs(100), reader.next()).await;
+        assert!(waiting.is_err());
+        assert_eq!((reader.comments().len(), reader.last_event_id()), (6, ""));
+        // The same where the log is known and the subscription would have everything.
+        hub.publish(T, event("before")).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_a_snapshot_shows_is_not_sent_again() {
+    let runs = Arc::default();
+    let ring = Ring::new().events_per_topic(3);
+    let hub = Hub::builder().window_events(1).ring(ring).on_gap(GapPolicy::Snapshot(counted(&runs))).build();
+    let old = hub.publish(T, event("old")).await.unwrap();
+    for n in 0..9 {
+        hub.publish(T, event(n.to_string())).await.unwrap();
+    }
+    let mut back = hub.subscribe(T).resume(old);
+    let mut fresh = hub.subscribe(T).snapshot_first(&counted(&runs));
+    hub.publish(T, event("before the snapshot")).await.unwrap();
+    assert_eq!(gap(next_message(&mut back).await), GapReason::Evicted);
+    for subscription in [&mut back, &mut fresh] {
+        assert!(is_snapshot(next_message(subscription).await));
+    }
+    hub.publish(T, event("after")).await.unwrap();
+    for subscription in [&mut back, &mut fresh] {
+        assert_eq!(data(subscription).await, "after");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_id_of_a_snapshot_is_sent_once() {
+    let hub = Hub::new();
+    hub.publish(T, event("before")).await.unwrap();
+    let subscription = hub.subscribe(T).snapshot_first(&counted(&Arc::default()));
+    let mut reader = EventReader::new(subscription.into_http_response().into_body());
+    assert_eq!(reader.next().await.unwrap().event_type, "state");
+    assert!(tokio::time::timeout(Duration::from_secs(100), reader.next()).await.is_err());
+    assert_eq!(reader.comments().len(), 6, "heartbeats have nothing to tell");
+}
+
+#[tokio::test]
+async fn what_comes_while_a_snapshot_is_made_is_no_lag_and_what_comes_after_it_is() {
+    let (gate, running) = (Arc::new(Semaphore::new(0)), Arc::default());
+    let hub = Hub::builder().lag_budget(LagBudget::new().events(10)).build();
+    let mut subscription = hub.subscribe(T).snapshot_first(&held(&gate, &running));
+    assert!(poll_immediate(subscription.next()).await.is_none());
+    for n in 0..20 {
+        hub.publish(T, event(n.to_string())).await.unwrap();
+    }
+    gate.add_permits(1);
+    assert!(is_snapshot(next_message(&mut subscription).await));
+    for n in 0..20 {
+        assert_eq!(data(&mut subscription).await, n.to_string());
+    }
+    for n in 0..20 {
+        hub.publish(T, event(n.to_string())).await.unwrap();
+    }
+    assert!(next_message(&mut subscription).await.is_none());
+    assert_eq!(subscription.end_reason(), Some(EndReason::Lagged));
 }

@@ -65,6 +65,22 @@ async fn get_answers_with_the_events() {
 }
 
 #[tokio::test]
+async fn nginx_is_told_not_to_buffer_unless_it_may() {
+    for (builder, header) in [(Hub::builder(), Some("no")), (Hub::builder().allow_accel_buffering(), None)] {
+        let (store, faults) = FaultyStore::new();
+        let hub = builder.open(store).await.unwrap();
+        // Also where the client is only told to come back.
+        faults.next_read(Fault::Refused);
+        for _ in 0..2 {
+            let response = call(&handler(&hub), Request::get("/events")).await;
+            assert_eq!(response.status(), 200);
+            assert_eq!(response.headers().get("x-accel-buffering").map(|value| value.to_str().unwrap()), header);
+        }
+        assert_eq!(faults.reads(), 2);
+    }
+}
+
+#[tokio::test]
 async fn other_methods_get_405_with_allow() {
     let hub = Hub::new();
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS, Method::PATCH] {

@@ -92,6 +92,30 @@ fn no_writer_of_the_application_runs_under_a_lock() {
     );
 }
 
+/// A waker may own what is as much a user of the hub as its task: a handle, a channel, the last subscription.
+#[test]
+fn no_drop_of_a_waker_runs_under_a_lock() {
+    struct OnDrop(Hub);
+    impl std::task::Wake for OnDrop {
+        fn wake(self: Arc<Self>) {}
+    }
+    impl Drop for OnDrop {
+        fn drop(&mut self) {
+            self.0.publish_now(topic("other"), text(0)).unwrap();
+        }
+    }
+    assert!(ends(|| {
+        let hub = Hub::new();
+        let mut subscription = hub.subscribe(topic("t"));
+        // The second takes the place of the first, and goes with the subscription.
+        for _ in 0..2 {
+            let waker = Arc::new(OnDrop(hub.clone())).into();
+            assert!(subscription.poll_next_unpin(&mut std::task::Context::from_waker(&waker)).is_pending());
+        }
+        drop(subscription);
+    }));
+}
+
 /// A panic in one waker takes the wake-ups of all others with it.
 #[test]
 fn a_waker_that_panics_costs_nobody_else_the_event() {
@@ -109,13 +133,15 @@ fn a_waker_that_panics_costs_nobody_else_the_event() {
     }
     let hub = Hub::new();
     let t = topic("t");
-    let (mut first, mut second) = (hub.subscribe(&t), hub.subscribe(&t));
+    let mut all: Vec<_> = (0..3).map(|_| hub.subscribe(&t)).collect();
     let counts = Arc::new(Counts(0.into()));
     let (panics, counting) = (Arc::new(Panics).into(), counts.clone().into());
-    assert!(first.poll_next_unpin(&mut std::task::Context::from_waker(&panics)).is_pending());
-    assert!(second.poll_next_unpin(&mut std::task::Context::from_waker(&counting)).is_pending());
+    // In the middle: whatever the order, one is woken after it.
+    for (subscription, waker) in all.iter_mut().zip([&counting, &panics, &counting]) {
+        assert!(subscription.poll_next_unpin(&mut std::task::Context::from_waker(waker)).is_pending());
+    }
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| hub.publish_now(&t, text(1))));
-    assert_eq!(counts.0.load(std::sync::atomic::Ordering::SeqCst), 1, "the second was never woken");
+    assert_eq!(counts.0.load(std::sync::atomic::Ordering::SeqCst), 2, "one was never woken");
 }
 
 async fn respond<F, R>(handler: &tidings::Handler<F>, id: &str) -> http::Response<tidings::HandlerBody>

@@ -4,7 +4,7 @@ use futures_util::StreamExt;
 use std::time::Duration;
 use tidings::{
     Event, Gap, GapReason, Hub, LastEventId, Message, Resume, Start, Subscription, Topic, Topics,
-    replay::{Cursor, Ring, Run},
+    replay::{Cursor, Record, Ring, Run},
 };
 
 fn topic(name: &str) -> Topic {
@@ -151,6 +151,17 @@ async fn that_a_topic_is_finished_is_remembered_for_an_hour() {
     assert_eq!(seen(&mut hub.subscribe(&t).resume(last)).await, data(1..2, Seen::Pending));
 }
 
+#[tokio::test(start_paused = true)]
+async fn for_how_long_it_is_remembered_that_a_topic_is_finished_can_be_set() {
+    let ring = Ring::new().max_age(Duration::from_secs(1)).keep_finished(Duration::from_secs(60));
+    let (hub, t) = (Hub::builder().ring(ring).build(), topic("t"));
+    hub.finish(&t, None).await.unwrap();
+    tokio::time::advance(Duration::from_secs(59)).await;
+    assert!(hub.publish(&t, text(0)).await.unwrap_err().is_finished());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    publish(&hub, &t, 1..2).await;
+}
+
 #[tokio::test]
 async fn a_forgotten_topic_begins_anew_and_who_was_behind_is_told() {
     let (hub, t) = (Hub::new(), topic("t"));
@@ -227,6 +238,7 @@ async fn ids_of_another_log_and_ids_ahead_of_it_are_foreign_and_start_at_the_tip
         let mut subscription = hub.subscribe(&t).resume(cursor);
         let Some(Ok(Message::Gap(gap))) = subscription.next().await else { panic!() };
         assert_eq!(gap.reason, GapReason::Foreign);
+        assert_eq!(subscription.outcome(), Some(Resume::Gap(GapReason::Foreign)));
         assert_eq!(subscription.cursor(), Some(ids[2]));
         assert_eq!(seen(&mut subscription).await, [Seen::Pending]);
     }
@@ -251,9 +263,23 @@ async fn what_is_no_id_is_malformed_and_starts_at_the_tip() {
     for broken in ["nonsense", "1.2", "1.0.z\u{0}", &"9".repeat(5000)] {
         let mut subscription = hub.subscribe(&t).resume(broken);
         assert_eq!(seen(&mut subscription).await, [Seen::Gap(GapReason::Malformed), Seen::Pending]);
+        assert_eq!(subscription.outcome(), Some(Resume::Gap(GapReason::Malformed)));
         publish(&hub, &t, 7..8).await;
         assert_eq!(seen(&mut subscription).await, data(7..8, Seen::Pending));
     }
+}
+
+#[tokio::test]
+async fn the_last_id_counts_whatever_was_read_before() {
+    let (hub, t) = (Hub::new(), topic("t"));
+    let ids = publish(&hub, &t, 0..5).await;
+    let opened = async || hub.subscribe(&t).start(Start::Earliest).opened().await.unwrap();
+    assert_eq!(seen(&mut opened().await.resume(ids[1])).await, data(2..5, Seen::Pending));
+    let told = |numbers| [Seen::Gap(GapReason::Malformed)].into_iter().chain(data(numbers, Seen::Pending));
+    let mut malformed = hub.subscribe(&t).resume(ids[1]).resume("nonsense");
+    assert!(seen(&mut malformed).await.into_iter().eq(told(0..0)));
+    let mut malformed = hub.subscribe(&t).resume(ids[1]).start(Start::Earliest).resume("nonsense");
+    assert!(seen(&mut malformed).await.into_iter().eq(told(0..5)));
 }
 
 #[tokio::test]
@@ -347,6 +373,16 @@ async fn a_batch_keeps_its_order_and_a_refused_record_fails_only_itself() {
     assert!(outcomes[1].as_ref().unwrap_err().is_finished());
     assert!(outcomes[2].as_ref().unwrap_err().is_too_large());
     assert_eq!(seen(&mut subscription).await, data([0, 3], Seen::Pending));
+}
+
+#[tokio::test]
+async fn an_event_may_have_max_event_bytes_with_its_key_and_labels_and_no_more() {
+    let record = || Record::new(topic("t"), text("xyz")).with_key("key").with_label("name", "value");
+    let size = "data: xyz\n".len() + "key".len() + "name".len() + "value".len();
+    for (limit, fits) in [(size, true), (size - 1, false)] {
+        let hub = Hub::builder().max_event_bytes(limit).build();
+        assert_eq!(hub.publish_record(record()).await.is_ok(), fits);
+    }
 }
 
 #[test]

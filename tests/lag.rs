@@ -3,9 +3,9 @@
 use futures_util::{StreamExt, future::poll_immediate};
 use std::time::Duration;
 use tidings::{
-    EndReason, Event, Hub, LagBudget, Message, Subscription, Topic,
+    EndReason, Event, Hub, LagBudget, Message, Start, Subscription, Topic,
     replay::Ring,
-    test_util::{EventReader, next_event},
+    test_util::{EventReader, foreign_id, next_event},
 };
 
 const T: Topic = Topic::from_static("t");
@@ -70,6 +70,18 @@ async fn what_was_missed_before_the_subscription_began_does_not_count() {
 }
 
 #[tokio::test]
+async fn a_budget_can_be_lifted_and_outlives_a_gap() {
+    let hub = Hub::builder().lag_budget(LagBudget::new().events(10)).build();
+    let mut free = hub.subscribe(T).lag_budget(LagBudget::new());
+    assert!(poll_immediate(free.next()).await.is_none());
+    let mut told = hub.subscribe(T).resume(foreign_id());
+    assert!(matches!(told.next().await, Some(Ok(Message::Gap(_)))));
+    publish(&hub, 0..11).await;
+    expect(&mut free, 0..11).await;
+    assert!(has_ended(&mut told, EndReason::Lagged).await);
+}
+
+#[tokio::test]
 async fn other_topics_do_not_count() {
     let hub = Hub::new();
     let mut quiet = hub.subscribe(T).lag_budget(LagBudget::new().events(2));
@@ -89,6 +101,39 @@ async fn a_budget_of_bytes() {
     hub.publish(T, Event::new().data("x".repeat(9_000))).await.unwrap();
     hub.publish(T, Event::new().data("x".repeat(9_000))).await.unwrap();
     assert!(has_ended(&mut slow, EndReason::Lagged).await);
+}
+
+#[tokio::test]
+async fn bytes_that_were_handed_over_do_not_count() {
+    let hub = Hub::new();
+    let mut busy = hub.subscribe(T).lag_budget(LagBudget::new().bytes(10_000));
+    for _ in 0..10 {
+        hub.publish(T, Event::new().data("x".repeat(9_000))).await.unwrap();
+        assert!(poll_immediate(next_event(&mut busy)).await.is_some());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_behind_by_exactly_its_budget_is_within_it() {
+    let hub = Hub::new();
+    hub.publish(T, Event::new().data("x")).await.unwrap();
+    let frame = next_event(&mut hub.subscribe(T).start(Start::Earliest)).await.frame().len() as u64;
+    let second = Duration::from_secs(1);
+    let budgets = [
+        (LagBudget::new().events(3), LagBudget::new().events(2)),
+        (LagBudget::new().bytes(3 * frame), LagBudget::new().bytes(3 * frame - 1)),
+        (LagBudget::new().time(second), LagBudget::new().time(Duration::from_millis(999))),
+    ];
+    for (within, over) in budgets {
+        let mut within = hub.subscribe(T).lag_budget(within);
+        let mut over = hub.subscribe(T).lag_budget(over);
+        for _ in 0..3 {
+            hub.publish(T, Event::new().data("x")).await.unwrap();
+        }
+        tokio::time::advance(second).await;
+        assert!(poll_immediate(next_event(&mut within)).await.is_some());
+        assert!(has_ended(&mut over, EndReason::Lagged).await);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,12 +1,21 @@
 //! A hub over a store that is not the ring: turns, batches, unknown outcomes, and how often the store is asked.
 
 use futures_util::{StreamExt, future::poll_immediate};
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 use tidings::{
-    Event, Hub, Message, Resume, Start, Subscription, Topic,
+    Event, Hub, LastEventId, Message, Resume, Start, Subscription, Topic,
+    replay::{AppendError, Cursor, Page, Read, ReadError, Record, Refused, ReplayStore, Ring},
     test_util::{Fault, Faults, FaultyStore, next_event},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 fn topic() -> Topic {
     Topic::new("t").unwrap()
@@ -90,7 +99,8 @@ async fn an_event_that_the_store_takes_is_followed_even_if_its_publisher_is_gone
 #[tokio::test(start_paused = true)]
 async fn what_the_store_refuses_is_followed_by_nobody() {
     let (hub, faults) = hub().await;
-    let mut live = hub.subscribe(topic());
+    let mut live = hub.subscribe(topic()).opened().await.unwrap();
+    let reads = faults.reads();
     faults.next_append(Fault::Refused);
     let error = hub.publish(topic(), text("refused")).await.unwrap_err();
     assert!(!error.is_unknown());
@@ -98,6 +108,7 @@ async fn what_the_store_refuses_is_followed_by_nobody() {
     assert!(is_silent(&mut live).await);
     hub.publish(topic(), text("taken")).await.unwrap();
     assert_eq!(data(&mut live).await, "taken");
+    assert_eq!(faults.reads(), reads, "it is known that nothing was stored");
 }
 
 #[tokio::test(start_paused = true)]
@@ -155,9 +166,212 @@ async fn a_publisher_waits_no_longer_than_the_timeout_and_the_append_goes_on() {
 
 #[tokio::test(start_paused = true)]
 async fn publish_now_is_for_stores_that_answer_at_once() {
-    let (hub, _) = hub().await;
+    let (hub, faults) = hub().await;
     assert!(hub.publish_now(topic(), text(0)).unwrap_err().is_busy());
     hub.publish(topic(), text(1)).await.unwrap();
+    assert_eq!(faults.reads(), 0, "it is known that nothing was stored");
+}
+
+#[tokio::test(start_paused = true)]
+async fn publish_now_over_a_store_that_answers_at_once_is_as_publish() {
+    let hub = Hub::builder().open(Arc::new(Ring::new())).await.unwrap();
+    let mut live = hub.subscribe(topic());
+    let first = hub.publish_now(topic(), text(0)).unwrap();
+    let second = hub.publish(topic(), text(1)).await.unwrap();
+    let third = hub.publish_now(topic(), text(2)).unwrap();
+    assert!(first.position() < second.position() && second.position() < third.position());
+    for n in 0..3 {
+        assert_eq!(data(&mut live).await, n.to_string());
+    }
+    hub.finish(topic(), None).await.unwrap();
+    assert!(hub.publish_now(topic(), text(3)).unwrap_err().is_finished());
+    assert!(live.next().await.is_none());
+    hub.close();
+    assert!(hub.publish_now(topic(), text(4)).unwrap_err().is_closed());
+    assert!(hub.publish(topic(), text(5)).await.unwrap_err().is_closed());
+}
+
+/// A ring whose answers are lost on their way.
+struct Mumbles(Ring, Arc<AtomicBool>);
+
+impl ReplayStore for Mumbles {
+    async fn head(&self) -> Result<Cursor, ReadError> {
+        self.0.head().await
+    }
+
+    async fn append(&self, records: Arc<[Record]>) -> Result<Vec<Result<Cursor, Refused>>, AppendError> {
+        let outcomes = self.0.append(records).await;
+        if self.1.load(Relaxed) { Ok(Vec::new()) } else { outcomes }
+    }
+
+    async fn read(&self, read: Read) -> Result<Page, ReadError> {
+        self.0.read(read).await
+    }
+
+    async fn forget(&self, topic: Topic) -> Result<(), ReadError> {
+        self.0.forget(topic).await
+    }
+
+    fn try_append(&self, records: &Arc<[Record]>) -> Option<Result<Vec<Result<Cursor, Refused>>, AppendError>> {
+        let outcomes = self.0.try_append(records);
+        if self.1.load(Relaxed) { Some(Err(AppendError::unknown("lost"))) } else { outcomes }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_publish_now_does_not_know_is_found_out_without_another_publish() {
+    let mumbles = Arc::new(AtomicBool::new(true));
+    let hub = Hub::builder().open(Mumbles(Ring::new(), Arc::clone(&mumbles))).await.unwrap();
+    let mut live = hub.subscribe(topic()).opened().await.unwrap();
+    assert!(hub.publish_now(topic(), text("stored")).unwrap_err().is_unknown());
+    mumbles.store(false, Relaxed);
+    assert_eq!(timeout(HOUR, data(&mut live)).await.unwrap(), "stored");
+    hub.publish(topic(), text("next")).await.unwrap();
+    assert_eq!(data(&mut live).await, "next");
+    hub.publish_now(topic(), text("at once")).unwrap();
+    assert_eq!(data(&mut live).await, "at once");
+}
+
+#[test]
+fn what_publish_now_does_not_know_outside_of_a_runtime_is_found_out_by_the_next_publish() {
+    let mumbles = Arc::new(AtomicBool::new(true));
+    let open = Hub::builder().open(Mumbles(Ring::new(), Arc::clone(&mumbles)));
+    let hub = futures_util::FutureExt::now_or_never(open).unwrap().unwrap();
+    assert!(hub.publish_now(topic(), text("stored")).unwrap_err().is_unknown());
+    mumbles.store(false, Relaxed);
+    assert!(hub.publish_now(topic(), text("too early")).unwrap_err().is_busy());
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let mut live = hub.subscribe(topic());
+        hub.publish(topic(), text("next")).await.unwrap();
+        assert_eq!(data(&mut live).await, "stored");
+        assert_eq!(data(&mut live).await, "next");
+    });
+}
+
+#[test]
+fn what_publish_now_does_not_know_outside_of_a_runtime_is_found_out_by_the_next_one_inside() {
+    let mumbles = Arc::new(AtomicBool::new(true));
+    let open = Hub::builder().open(Mumbles(Ring::new(), Arc::clone(&mumbles)));
+    let hub = futures_util::FutureExt::now_or_never(open).unwrap().unwrap();
+    assert!(hub.publish_now(topic(), text("stored")).unwrap_err().is_unknown());
+    mumbles.store(false, Relaxed);
+    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(async {
+        assert!(hub.publish_now(topic(), text("too early")).unwrap_err().is_busy());
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        hub.publish_now(topic(), text("next")).unwrap();
+        let mut all = hub.subscribe(topic()).start(Start::Earliest);
+        assert_eq!(data(&mut all).await, "stored");
+        assert_eq!(data(&mut all).await, "next");
+    });
+}
+
+/// A ring that keeps the name of each thread that appends.
+struct Threads(Ring, Arc<std::sync::Mutex<Vec<String>>>);
+
+impl ReplayStore for Threads {
+    async fn head(&self) -> Result<Cursor, ReadError> {
+        self.0.head().await
+    }
+
+    async fn append(&self, records: Arc<[Record]>) -> Result<Vec<Result<Cursor, Refused>>, AppendError> {
+        self.1.lock().unwrap().push(std::thread::current().name().unwrap_or_default().to_owned());
+        self.0.append(records).await
+    }
+
+    async fn read(&self, read: Read) -> Result<Page, ReadError> {
+        self.0.read(read).await
+    }
+
+    async fn forget(&self, topic: Topic) -> Result<(), ReadError> {
+        self.0.forget(topic).await
+    }
+}
+
+#[test]
+fn a_store_is_appended_to_in_the_runtime_of_the_hub_whoever_publishes() {
+    let home =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("home").enable_all().build().unwrap();
+    let threads = Arc::default();
+    let hub = home.block_on(Hub::builder().open(Threads(Ring::new(), Arc::clone(&threads)))).unwrap();
+    let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for n in 0..3 {
+        other.block_on(hub.publish(topic(), text(n))).unwrap();
+        // Each time anew, and not by the task that is still there.
+        while home.metrics().num_alive_tasks() > 0 {
+            std::thread::yield_now();
+        }
+    }
+    assert_eq!(*threads.lock().unwrap(), ["home"; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_answers_for_fewer_records_than_it_was_given_is_asked_what_it_took() {
+    let hub = Hub::builder().open(Mumbles(Ring::new(), Arc::new(true.into()))).await.unwrap();
+    let mut live = hub.subscribe(topic()).opened().await.unwrap();
+    assert!(hub.publish(topic(), text("stored")).await.unwrap_err().is_unknown());
+    assert_eq!(timeout(HOUR, data(&mut live)).await.unwrap(), "stored");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_told_of_a_loss_that_a_recovery_finds() {
+    let (hub, faults) = hub().await;
+    let mut live = hub.subscribe(topic()).opened().await.unwrap();
+    let waiting = tokio::spawn(async move { live.next().await });
+    tokio::task::yield_now().await;
+    faults.next_append(Fault::UnknownButStored);
+    faults.next_read(Fault::Refused);
+    assert!(hub.publish(topic(), text("lost")).await.unwrap_err().is_unknown());
+    faults.evict();
+    let told = timeout(HOUR, waiting).await.expect("it is woken").unwrap();
+    assert!(matches!(told, Some(Ok(Message::Gap(_)))), "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_follows_a_failure() {
+    let (hub, faults) = hub().await;
+    hub.publish(topic(), text(0)).await.unwrap();
+    for id in [None, Some("nonsense")] {
+        faults.next_read(Fault::Refused);
+        let mut failed =
+            hub.subscribe(topic()).start(Start::Earliest).resume(id.map_or(LastEventId::absent(), Into::into));
+        assert!(failed.next().await.unwrap().unwrap_err().is_read());
+        assert!(failed.next().await.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_cannot_be_read_is_asked_less_and_less_often_and_not_at_all_once_the_hub_is_gone() {
+    let (store, faults) = FaultyStore::new();
+    let store = Arc::new(store);
+    let hub = Hub::builder().open(Arc::clone(&store)).await.unwrap();
+    faults.next_append(Fault::Unknown);
+    for _ in 0..10_000 {
+        faults.next_read(Fault::Refused);
+    }
+    assert!(hub.publish(topic(), text("unknown")).await.unwrap_err().is_unknown());
+    let mut reads = Vec::new();
+    for _ in 0..3 {
+        let before = faults.reads();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        reads.push(faults.reads() - before);
+    }
+    assert!((12..=20).contains(&reads[0]) && (11..=13).contains(&reads[1]) && reads[2] == reads[1], "{reads:?}");
+    drop(hub);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(Arc::strong_count(&store), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_ready_to_be_sent_is_not_lost_with_what_the_store_lets_go() {
+    let (hub, faults) = hub().await;
+    let mut slow = hub.subscribe(topic()).opened().await.unwrap();
+    hub.publish(topic(), text("shown")).await.unwrap();
+    faults.evict();
+    faults.next_append(Fault::Unknown);
+    assert!(hub.publish(topic(), text("not stored")).await.unwrap_err().is_unknown());
+    hub.publish(topic(), text("next")).await.unwrap();
+    assert_eq!(data(&mut slow).await, "shown");
+    assert_eq!(data(&mut slow).await, "next");
 }
 
 #[test]
@@ -187,6 +401,35 @@ async fn a_runtime_that_ends_in_the_middle_leaves_a_hub_that_works() {
     let mut live = hub.subscribe(topic());
     hub.publish(topic(), text("next")).await.unwrap();
     assert_eq!(data(&mut live).await, "next");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_the_application_in_the_middle_of_an_append_is_no_more_than_that() {
+    for behind in [false, true] {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let panicked = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let (hub, faults) = hub().await;
+                sender.send(hub.clone()).unwrap();
+                faults.next_append(Fault::Hangs);
+                let mut publish = Box::pin(hub.publish(topic(), text("lost")));
+                while faults.appends() == 0 {
+                    assert!(poll_immediate(&mut publish).await.is_none());
+                    tokio::task::yield_now().await;
+                }
+                if behind {
+                    assert!(poll_immediate(hub.publish(topic(), text("behind"))).await.is_none());
+                }
+                panic!("a bug in the application");
+            })
+        });
+        assert!(panicked.join().is_err());
+        let hub = receiver.recv().unwrap();
+        let mut live = hub.subscribe(topic());
+        hub.publish(topic(), text("next")).await.unwrap();
+        assert_eq!(data(&mut live).await, "next");
+    }
 }
 
 #[tokio::test(start_paused = true)]

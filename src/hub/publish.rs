@@ -168,12 +168,14 @@ struct Turn {
     shared: Arc<Shared>,
     /// Whether a task has it and is not done.
     serving: bool,
+    /// Whether that task was ever polled.
+    begun: bool,
 }
 
 impl Turn {
     fn try_take(shared: &Arc<Shared>) -> Option<Self> {
         let taken = std::mem::replace(&mut shared.queue.state.lock().taken, true);
-        (!taken).then(|| Self { shared: Arc::clone(shared), serving: false })
+        (!taken).then(|| Self { shared: Arc::clone(shared), serving: false, begun: false })
     }
 
     fn waiting(&self) -> Vec<Job> {
@@ -227,6 +229,7 @@ impl Turn {
 
     /// Appends for those who wait until there are none.
     async fn serve(mut self, jobs: Vec<Job>) {
+        self.begun = true;
         if let Store::Other(store) = &self.shared.store {
             self.serve_all(store, jobs).await;
         }
@@ -336,19 +339,20 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.shared.queue.state.lock();
-        // Dropped in the middle, and not by a panic: the runtime is gone.
-        state.home_lost |= self.serving && !std::thread::panicking();
+        // Dropped in the middle, and not by a panic, or before it began: the runtime is gone.
+        let lost = self.serving && !(self.begun && std::thread::panicking());
+        state.home_lost |= lost;
         let jobs = std::mem::take(&mut state.waiting);
         // A store that panicked may have stored what it was given. Not where a task is dropped with its runtime: there a
         // new one would be dropped at once, again and again.
-        let unsure = !state.unsure.is_empty() && std::thread::panicking();
+        let unsure = !state.unsure.is_empty() && !lost && std::thread::panicking();
         let current = unsure.then(|| Handle::try_current().ok()).flatten();
         let home = self.shared.runtime.as_ref().filter(|_| !state.home_lost);
         let runtime = jobs.first().map(|job| home.unwrap_or(&job.runtime).clone()).or(current);
         state.taken = runtime.is_some();
         drop(state);
         if let Some(runtime) = runtime {
-            runtime.spawn(Self { shared: Arc::clone(&self.shared), serving: true }.serve(jobs));
+            runtime.spawn(Self { shared: Arc::clone(&self.shared), serving: true, begun: false }.serve(jobs));
         }
     }
 }

@@ -380,3 +380,6 @@ impl fmt::Debug for Window {
 
 #[cfg(all(test, tidings_loom))]
 mod loom_tests;
+
+#[cfg(all(test, not(tidings_loom)))]
+mod tests;

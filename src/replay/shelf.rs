@@ -437,3 +437,6 @@ impl std::fmt::Debug for Shelf {
         self.contents().fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests;

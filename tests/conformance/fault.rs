@@ -30,7 +30,7 @@ faults! {
     NoTrace: RefusedIsStored, RefusedReplaces;
     Acknowledged: OutcomesAreSwapped, BatchesShareABuffer;
     Record: LabelsAreDropped, LabelsAreSorted, KeyIsDropped, EmptyKeyIsNone, BodyIsAltered, KindIsDropped,
-        KindIsOnlyWhetherItEnds, TimeInSeconds;
+        KindIsOnlyWhetherItEnds, TimeInSeconds, TimeInThirtyTwoBits, TimeIsAMillisecondLate, AllAreOfTheFirstTopic;
     TryAppend: TriesStoresAndDeclines, TriesAndDoesNotStore, TriesAndDoesNotReplace;
     OnlyAsked: ReadsAllTopics, ReadsTopicsByPrefix, ReadsTopicsByName, TopicsFoldCase;
     Ordered: PageIsByTopic, PageHasOneTwice, WhatWasReadIsReadAgain;
@@ -41,10 +41,11 @@ faults! {
     MaxEvents: MaxEventsIsIgnored;
     MaxBytes: MaxBytesIsIgnored, MaxBytesIsOneLate;
     NotCutShort: PageIsEmptyUnderMaxBytes, PageIsShort, PageCountsTheReplaced;
-    ThroughForward: ThroughIsStuck, ThroughIsTheFirst, AnOldCopyIsRead;
+    ThroughForward: ThroughIsStuck, ThroughIsTheFirst, ThroughOfAnEmptyPageIsBehind, AnOldCopyIsRead;
     ThroughCut: ThroughIsAlwaysNewest;
     ThroughNewest: ThroughIsTheLastRecord, ThroughIsAhead, ThroughOfAFullPageIsAhead;
-    Foreign: OtherEpochIsGood, OtherRunIsGood, AheadIsGood;
+    Foreign: OtherEpochIsGood, OtherRunIsGood, AheadIsGood, OneAheadIsGood, TopBitOfAnEpochIsLost, TopBitOfARunIsLost,
+        TopBitOfAPositionIsLost;
     NotForeign: StartIsForeign, NewestIsForeign, RemovedIsForeign, ReplacedIsForeign,
         LastOfNothingIsForeign, AnOldCopyJudgesCursors;
     ForeignPage: ForeignPageHasRecords, ForeignPageGoesToTheStart;
@@ -52,7 +53,7 @@ faults! {
     FinishRefuses: FinishedAccepts, FinishedAcceptsInItsBatch, EndsAreStoredByOldKnowledge,
         EventsAreStoredByOldKnowledge, FinishedIsRefusedOtherwise;
     FinishListed: FinishedIsListedEarly, FinishedIsListedOnce, FinishedIsListedTwice, AllFinishedAreListed,
-        RefusedEndMovesTheEnd;
+        AllAskedAreListed,         RefusedEndMovesTheEnd;
     FinishKept: FinishedIsEvicted, FinishedIsNotListedOnceEvicted;
     FloorZero: FloorIsBelowTheOldest, ForgettingAnUnknownTopicRaisesTheFloor;
     FloorCovers: EvictionRaisesNoFloor, EvictionRaisesTheFloorTooLittle, ForgetRaisesNoFloor, FloorIsOfOneTopic,
@@ -60,7 +61,8 @@ faults! {
     FloorInside: FloorIsPastTheNewest;
     Evicts: NothingIsEvicted, StateIsNotEvicted;
     EvictsOldest: TheSecondNewestIsEvicted, TheNewestStateIsEvicted, EvictedComesBack;
-    ForgetRemoves: ForgetLeavesRecords, ForgetLeavesTheEnd, ForgetDoesNothing, ForgetIsTriedTwice, ForgetLeavesState;
+    ForgetRemoves: ForgetLeavesRecords, ForgetLeavesTheEnd, ForgetLeavesTheRefusal, ForgetDoesNothing,
+        ForgetIsTriedTwice, ForgetLeavesState, ForgetBringsBackTheEvicted;
     ForgetOnly: ForgetRemovesAll, ForgetRemovesAllEnds, ForgetHidesTheOthers;
     Replaces: NothingIsReplaced, RemovalsReplaceNothing, RemovalsStay, ReplacesOnlyItsKind, ReplacesOnlyAcrossBatches,
         ReplacesOnlyInItsBatch, ReplacesOnlyTheNewest, EmptyKeyReplacesNothing, TheOlderStays, ReplacesInPlace,
@@ -70,7 +72,8 @@ faults! {
         KeysArePastedToTopics, KeysAreJoinedToTopics, NoKeyIsAKey, TheNewerGoesToo, RemovalsAreNotStored, KeysOutliveForget;
     ReplacingRaisesNoFloor: ReplacingRaisesTheFloor, EvictsBeforeItReplaces, FloorCountsTheReplaced;
     NothingLower: NumberIsGivenBeforeTheCommit;
-    OneView: FloorIsOfAnEarlierView, ThroughIsOfALaterView, ForgetGoesOneByOne, ForgetRaisesTheFloorLater;
+    OneView: FloorIsOfAnEarlierView, ThroughIsOfALaterView, ThroughOfAnEmptyPageIsOfALaterView, ForgetGoesOneByOne,
+        ForgetRaisesTheFloorLater;
     ReplacesAtOnce: TheNewerComesFirst, TheOlderGoesFirst, RecordsAreFetchedLater;
     SameEpoch: EpochIsDrawnAtOpen;
     NewRun: OpeningBeginsNoRun, RunNumberIsUsedAgain;
@@ -79,5 +82,5 @@ faults! {
     ReopenFloors: FloorsAreLostAtOpen;
     ReopenReplaces: KeysAreLostAtOpen, ReplacedComesBackAtOpen;
     OlderRun: OlderRunsAreForeign;
-    OlderRunPast: OlderRunsAreGood, OlderRunsAreGoodUpToTheLast;
+    OlderRunPast: OlderRunsAreGood, OlderRunsAreGoodUpToTheLast, OlderRunsAreGoodByOneMore;
 }

@@ -8,7 +8,7 @@ use crate::{
     spoil,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::pending,
     sync::{
         Arc, Mutex,
@@ -28,6 +28,7 @@ pub(crate) struct Faulty {
     reads: AtomicU64,
     readers: Semaphore,
     evicted: Mutex<BTreeMap<u64, Record>>,
+    ended: Mutex<BTreeSet<Topic>>,
 }
 
 impl Faulty {
@@ -41,7 +42,15 @@ impl Faulty {
         let run = after_open(&mut model.log(), fault, is_new);
         model.run = run;
         let mix = Mix::new(&model.log());
-        Self { model, fault, mix, reads: AtomicU64::new(0), readers: Semaphore::new(1), evicted: Mutex::default() }
+        Self {
+            model,
+            fault,
+            mix,
+            reads: AtomicU64::new(0),
+            readers: Semaphore::new(1),
+            evicted: Mutex::default(),
+            ended: Mutex::default(),
+        }
     }
 
     pub(crate) fn append_all(&self, log: &mut Log, records: &[Record]) -> Outcomes {
@@ -67,6 +76,9 @@ impl Faulty {
             self.make_room(log, record);
             let mut outcome = self.model.append_one(log, &spoil::record(self.fault, record));
             match (self.fault, end) {
+                (ForgetLeavesTheRefusal, _) if self.ended.lock().unwrap().contains(topic) => {
+                    outcome = Err(Refused::Finished);
+                }
                 (RefusesForNoReason, _) if n == 1 => outcome = Err(Refused::Other("why not".into())),
                 (RefusedIsStored, Some(_)) => drop(self.append_unchecked(log, record)),
                 (RefusedEndMovesTheEnd, Some(_)) if record.kind() == Kind::Finish => {
@@ -91,7 +103,7 @@ impl Faulty {
                 (EvictionRaisesTheFloorTooLittle, _) if log.floors != before.floors => {
                     log.floors.values_mut().for_each(|floor| *floor -= 1);
                 }
-                (EvictedComesBack, _) => {
+                (EvictedComesBack | ForgetBringsBackTheEvicted, _) => {
                     self.evicted.lock().unwrap().extend(log.evicted_since(&before));
                 }
                 (RefusedReplaces, Some(_)) => log.records.retain(|_, older| !takes_the_place(record, older)),
@@ -212,7 +224,12 @@ impl ReplayStore for Faulty {
         if self.fault == RecordsAreFetchedLater {
             return Ok(self.fetch(earlier, &read).await);
         }
-        if !matches!(self.fault, FloorIsOfAnEarlierView | ThroughIsOfALaterView) {
+        let is_split = match self.fault {
+            FloorIsOfAnEarlierView | ThroughIsOfALaterView => true,
+            ThroughOfAnEmptyPageIsOfALaterView => earlier.entries.is_empty() && !earlier.foreign,
+            _ => false,
+        };
+        if !is_split {
             return Ok(earlier);
         }
         yield_some().await;
@@ -246,6 +263,12 @@ impl ReplayStore for Faulty {
             }
             ForgetLeavesTheEnd => log.finished = before.finished,
             ForgetRemovesAll => before.records.values().for_each(|record| log.forget(record.topic())),
+            ForgetLeavesTheRefusal => self.ended.lock().unwrap().extend(before.finished.into_keys()),
+            ForgetBringsBackTheEvicted => {
+                let mut evicted = self.evicted.lock().unwrap().clone();
+                evicted.retain(|_, record| *record.topic() == topic);
+                log.records.append(&mut evicted);
+            }
             ForgetRemovesAllEnds => log.finished.clear(),
             ForgettingAnUnknownTopicRaisesTheFloor if top.is_none() => {
                 log.floors.extend(before.records.into_values().map(|record| (record.topic().clone(), 1)));

@@ -61,6 +61,11 @@ impl Faulty {
                 yield_some().await;
                 Some(outcomes)
             }
+            // Slow enough that who follows has everything between two appends.
+            ThroughOfAnEmptyPageIsOfALaterView => {
+                yield_some().await;
+                None
+            }
             RefusesWhileAnotherAppends => {
                 yield_now().await;
                 (others > 0).then(|| records.iter().map(|_| Err(Refused::Other("busy".into()))).collect())

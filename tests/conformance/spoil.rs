@@ -22,7 +22,9 @@ pub(crate) fn record(fault: Fault, given: &Record) -> Record {
         _ => given.kind(),
     };
     let time = match given.time().duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) if fault == TimeInThirtyTwoBits => SystemTime::UNIX_EPOCH + in_thirty_two_bits(since),
         Ok(since) if fault == TimeInSeconds => SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs()),
+        Ok(_) if fault == TimeIsAMillisecondLate => given.time() + Duration::from_millis(1),
         _ => given.time(),
     };
     let mut record = Record::from_stored(given.topic().clone(), kind, &body, time).unwrap();
@@ -34,6 +36,10 @@ pub(crate) fn record(fault: Fault, given: &Record) -> Record {
         labels.sort_unstable();
     }
     labels.into_iter().fold(record, |record, (name, value)| record.with_label(name, value))
+}
+
+fn in_thirty_two_bits(time: Duration) -> Duration {
+    Duration::new(time.as_secs() & u64::from(u32::MAX), time.subsec_nanos())
 }
 
 pub(crate) fn page(fault: Fault, model: &Model, log: &Log, asked: &Read) -> Page {
@@ -68,6 +74,17 @@ fn spoil_read(fault: Fault, model: &Model, log: &Log, read: &mut Read) {
             OtherEpochIsGood => Run { epoch: model.run.epoch, ..run }.at(position),
             OtherRunIsGood => Run { number: model.run.number, ..run }.at(position),
             AheadIsGood => run.at(position.min(log.newest)),
+            OneAheadIsGood if run == model.run && position == log.newest + 1 => run.at(log.newest),
+            OlderRunsAreGoodByOneMore if run != model.run && position > 0 && !log.is_foreign(run.at(position - 1)) => {
+                model.run.at(position.min(log.newest))
+            }
+            TopBitOfAnEpochIsLost if run.epoch ^ model.run.epoch == 1 << 63 => {
+                Run { epoch: model.run.epoch, ..run }.at(position)
+            }
+            TopBitOfARunIsLost if run.number ^ model.run.number == 1 << 31 => {
+                Run { number: model.run.number, ..run }.at(position)
+            }
+            TopBitOfAPositionIsLost => run.at(position & !(1 << 63)),
             StartIsForeign if position == 0 => foreign,
             NewestIsForeign if position == log.newest && position > 0 => foreign,
             RemovedIsForeign if position > 0 && !log.records.contains_key(&position) => foreign,
@@ -113,11 +130,25 @@ fn name(key: &str) -> String {
     Topic::from_key(key).unwrap().name().to_owned()
 }
 
+fn of_topic(topic: &Topic, given: &Record) -> Record {
+    let mut record = Record::from_stored(topic.clone(), given.kind(), given.body(), given.time()).unwrap();
+    if let Some(key) = given.key() {
+        record = record.with_key(key);
+    }
+    given.labels().fold(record, |record, (name, value)| record.with_label(name, value))
+}
+
 fn spoil_entries(fault: Fault, model: &Model, log: &Log, asked: &Read, page: &mut Page) {
     let count = page.entries.len();
     let is_cut = page.through.position() < log.newest;
     match fault {
         PageIsByTopic => page.entries.sort_by_key(|entry| entry.record().topic().clone()),
+        AllAreOfTheFirstTopic => {
+            let first = asked.topics.iter().next().unwrap();
+            for entry in &mut page.entries {
+                *entry = Entry::new(entry.cursor(), of_topic(first, entry.record())).into();
+            }
+        }
         PageHasOneTwice if count > 1 => page.entries.insert(1, page.entries[0].clone()),
         PageHasAHole if count > 2 => drop(page.entries.remove(1)),
         EarliestSkipsOne if count > 0 && asked.from == ReadFrom::Earliest => drop(page.entries.remove(0)),
@@ -148,6 +179,7 @@ fn spoil_through(fault: Fault, asked: &Read, run: Run, newest: u64, page: &mut P
     let (first, last) = (page.entries.first(), page.entries.last());
     let position = match fault {
         ThroughIsStuck if first.is_some() => begin,
+        ThroughOfAnEmptyPageIsBehind if first.is_none() => begin.saturating_sub(1),
         ThroughIsTheFirst => first.map_or(through, |first| first.cursor().position()),
         ThroughIsAlwaysNewest => newest,
         ThroughIsTheLastRecord => last.map_or(begin, |last| last.cursor().position()),
@@ -180,6 +212,7 @@ fn spoil_finished(fault: Fault, log: &Log, asked: &Read, page: &mut Page) {
             let ends = page.entries.iter().filter(|entry| entry.record().kind() == Kind::Finish);
             page.finished = ends.map(|end| end.record().topic().clone()).collect();
         }
+        AllAskedAreListed => page.finished = asked.topics.iter().cloned().collect(),
         FinishedIsListedTwice => page.finished.extend_from_within(..),
         AllFinishedAreListed => {
             let through = page.through.position();

@@ -197,3 +197,17 @@ impl Display for Positions<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_positions_the_first_are_told_and_how_many_more_there_are() {
+        let all: Vec<u64> = (1..=21).collect();
+        assert_eq!(Positions(&[]).to_string(), "none");
+        assert_eq!(Positions(&all[..3]).to_string(), "[1, 2, 3]");
+        assert!(Positions(&all[..20]).to_string().ends_with(" 19, 20]"));
+        assert!(Positions(&all).to_string().ends_with(" 19, 20] and 1 more"));
+    }
+}
