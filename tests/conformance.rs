@@ -138,6 +138,7 @@ async fn a_violation_says_what_was_done_what_was_expected_and_what_was_found() {
     assert!(violation.expected().ends_with(" is not foreign"), "{violation}");
     let violation = faulty(Fault::KeyIsDropped).await.unwrap_err();
     let (expected, found) = (violation.expected(), violation.found());
-    assert!(expected.starts_with("the key of what was appended at 7: ") && expected.contains(r#"Some("the key")"#));
-    assert!(found.contains(r#"Topic("plain"), Event, "data: key\n""#) && found.contains("key None"), "{found}");
+    assert!(expected.starts_with("the key of what was appended at "), "{expected}");
+    assert!(expected.contains("key Some("), "{expected}");
+    assert!(found.contains("Event, \"data: ") && found.contains("key None"), "{found}");
 }
