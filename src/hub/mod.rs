@@ -325,7 +325,7 @@ impl Hub {
     pub async fn forget(&self, topic: impl Into<Topic>) -> Result<(), ReadError> {
         let (shared, topic) = (&self.handle.shared, topic.into());
         match &shared.store {
-            Store::Ring(ring) => shared.window.forget(&topic, || ring.forget_now(&topic)),
+            Store::Ring(ring) => shared.window.forget(&topic, true, || ring.forget_now(&topic)),
             Store::Other(_) => {
                 publish::forget(shared, topic.clone()).await?;
             }

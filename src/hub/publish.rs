@@ -270,8 +270,8 @@ impl Turn {
                     Work::Append(append) => appends.push(append),
                     Work::Forget(topic, reply) => {
                         let forgotten = self.shared.in_time(Arc::clone(store).forget(topic.clone())).await;
-                        // Also after a failure: whether the topic is still there is for the store to say from now on.
-                        self.shared.window.forget(&topic, || ());
+                        // After a failure, whether the topic is still there is for the store to say.
+                        self.shared.window.forget(&topic, forgotten.is_ok(), || ());
                         let _ = reply.send(forgotten);
                     }
                 }
@@ -329,6 +329,8 @@ impl Turn {
                 self.shared.window.lose(&topics, page.floor);
             }
             if page.entries.is_empty() {
+                // Who comes now begins after what was lost.
+                self.shared.window.advance(page.through);
                 return Ok(());
             }
             self.shared.window.publish(|show| page.entries.into_iter().for_each(show));

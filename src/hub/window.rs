@@ -276,11 +276,12 @@ impl Window {
         self.change(|state, wakers| (!state.closed).then(|| append(&mut |entry| state.push(entry, wakers))))
     }
 
-    /// Removes what there is of a topic. Who follows it and has everything goes on; others are sent to the store.
-    pub(crate) fn forget(&self, topic: &Topic, forget_behind: impl FnOnce()) {
+    /// Removes what there is of a topic. Who follows it and has everything goes on, if it is sure that it was forgotten
+    /// behind; others are sent to the store.
+    pub(crate) fn forget(&self, topic: &Topic, sure: bool, forget_behind: impl FnOnce()) {
         let mut state = self.state.lock();
         forget_behind();
-        state.shelf.forget(topic);
+        state.shelf.forget(topic, sure);
         state.forgotten += 1;
     }
 
@@ -294,6 +295,14 @@ impl Window {
                 state.shelf.lose(topic, position);
             }
         });
+    }
+
+    /// Goes on from a place up to which everything was shown or lost.
+    pub(crate) fn advance(&self, place: Cursor) {
+        let mut state = self.state.lock();
+        if place.run() == state.head.run() && place.position() > state.head.position() {
+            state.head = place;
+        }
     }
 
     /// Starts anew at `head`: the log was replaced or rewound. Every subscription is sent to the store.

@@ -121,7 +121,7 @@ impl Ring {
     }
 
     pub(crate) fn forget_now(&self, topic: &Topic) {
-        self.state.lock().shelf.forget(topic);
+        self.state.lock().shelf.forget(topic, true);
     }
 
     /// Whether there is anything of a topic.

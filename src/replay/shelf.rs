@@ -335,14 +335,14 @@ impl Shelf {
         Some(entry)
     }
 
-    /// Removes what there is of a topic.
-    pub(crate) fn forget(&mut self, topic: &Topic) {
+    /// Removes what there is of a topic, which is not finished then, if that is known.
+    pub(crate) fn forget(&mut self, topic: &Topic, known: bool) {
         let Some(row) = self.row(topic) else { return };
         while !self.rows[row].entries.is_empty() {
             self.evict(row, 0);
         }
         let it = &mut self.rows[row];
-        (it.finished, it.known) = (None, false);
+        (it.finished, it.known) = (None, known);
         self.drop_if_void(row);
     }
 
@@ -357,6 +357,8 @@ impl Shelf {
         }
         let it = &mut self.rows[row];
         it.floor = it.floor.max(position);
+        // What was lost may be the end.
+        (it.finished, it.known) = (None, false);
         self.drop_if_void(row);
     }
 
@@ -400,7 +402,8 @@ impl Shelf {
     /// Takes over from elsewhere whether a topic was finished at or before a position.
     pub(crate) fn learn(&mut self, row: usize, finished: bool, position: u64) {
         let it = &mut self.rows[row];
-        it.known = true;
+        // Between the position and the floor may be an end that is not known here.
+        it.known |= finished || position >= it.floor;
         if finished {
             it.finished = Some(it.finished.map_or(position, |known| known.min(position)));
         }

@@ -80,7 +80,11 @@ impl State {
             return Standing::Behind;
         }
         let end = position.max(self.head.position());
-        if attached.rows().all(|row| self.shelf.finished(row).is_some_and(|at| at <= end)) {
+        // An end that the store has shown, and that is not on the window.
+        if attached.rows().any(|row| self.shelf.finished(row).is_some_and(|at| at > end)) {
+            return Standing::Off;
+        }
+        if attached.rows().all(|row| self.shelf.finished(row).is_some()) {
             return Standing::Finished;
         }
         if self.closed { Standing::Closed } else { Standing::Level }

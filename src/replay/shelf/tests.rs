@@ -42,7 +42,7 @@ fn what_is_gone_is_not_remembered_for_long() {
             _ => Record::new(topic, event),
         };
         if fastrand::u8(..50) == 0 {
-            shelf.forget(&Topic::from_static("a"));
+            shelf.forget(&Topic::from_static("a"), true);
         }
         shelf.push(Arc::new(Entry::new(Run::new_log().at(position), record)), now);
         let named = shelf.order.len() + shelf.lasting.len();
@@ -79,7 +79,7 @@ fn a_topic_of_which_nothing_is_held_or_remembered_has_no_row() {
 
     let mut shelf = Shelf::new(limits(), 0);
     shelf.push(entry("a", 1, 10), now);
-    shelf.forget(&a);
+    shelf.forget(&a, true);
     assert_eq!((shelf.rows.len(), shelf.base()), (0, 1));
     shelf.lose(&a, 2);
     assert_eq!((shelf.rows.len(), shelf.base()), (0, 2));
