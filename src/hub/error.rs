@@ -101,7 +101,9 @@ impl fmt::Display for PublishError {
             PublishErrorKind::UnknownTopic(topic) => {
                 write!(f, "the topic {topic} does not exist: create it with `Hub::create` or `Hub::producer`")
             }
-            PublishErrorKind::NotEphemeral => f.write_str("the end of a topic has to be kept: publish it with `finish`"),
+            PublishErrorKind::NotEphemeral => {
+                f.write_str("only a plain event can be ephemeral: publish what has to be kept with `publish_record`")
+            }
             PublishErrorKind::NoRuntime => f.write_str("publishing to this store needs a tokio runtime"),
         }
     }

@@ -14,7 +14,7 @@ use super::{
     Shared,
     end::EndReason,
     error::SubscriptionError,
-    gap::{Gap, GapPolicy, Resume},
+    gap::{Gap, GapPolicy, GapReason, Resume},
     lag::{LagBudget, Meter},
     pace::Pace,
     snapshot::{Snapshot, Snapshots, Taking},
@@ -192,7 +192,7 @@ impl Follower {
                 return Poll::Ready(Some(Err(error)));
             }
             if let Some((gap, resumes_after)) = self.gap.take() {
-                self.apply_policy(resumes_after);
+                self.apply_policy(gap, resumes_after);
                 return Poll::Ready(Some(Ok(Step::Gap(gap))));
             }
             if let Phase::Snapshot(taking) = &mut self.phase {
@@ -224,25 +224,33 @@ impl Follower {
                 return Poll::Ready(None);
             }
             let window = &self.shared.window;
-            if self.meter.as_ref().is_some_and(|meter| meter.is_over(&window.published(&self.attached))) {
-                self.phase = Phase::Ended(Some(EndReason::Lagged));
-                return Poll::Ready(None);
-            }
             let mut limit = None;
             if let Some(pace) = &mut self.pace {
                 match pace.poll_limit(self.cursor, cx) {
                     Poll::Ready(round) => limit = round,
+                    // Whoever rests does not lag.
                     Poll::Pending if window.sleep(&self.attached, self.cursor, cx.waker()) => return Poll::Pending,
                     Poll::Pending => {}
+                }
+            }
+            if let Some(meter) = &mut self.meter {
+                let mut published = window.published(&self.attached);
+                if meter.is_over(&published) {
+                    let after = meter.counts_after(self.cursor);
+                    if let Some((now, behind)) = window.behind(&self.attached, self.cursor, after) {
+                        meter.is_behind_by(now, behind);
+                        published = now;
+                    }
+                    if meter.is_over(&published) {
+                        self.phase = Phase::Ended(Some(EndReason::Lagged));
+                        return Poll::Ready(None);
+                    }
                 }
             }
             let batch = Batch { room: BATCH, up_to: limit.unwrap_or(u64::MAX) };
             let taken = window.next(&mut self.attached, &mut self.cursor, batch, cx.waker(), &mut self.pending);
             if let (Some(pace), None, Standing::Behind) = (&mut self.pace, limit, taken.standing) {
                 pace.found(taken.head);
-            }
-            if let (Some(meter), true) = (&mut self.meter, taken.all) {
-                meter.has_all(window.published(&self.attached), &self.pending);
             }
             match taken.standing {
                 Standing::Behind => {}
@@ -255,7 +263,7 @@ impl Follower {
     }
 
     /// What becomes of the subscription once a gap was reported.
-    fn apply_policy(&mut self, resumes_after: Cursor) {
+    fn apply_policy(&mut self, gap: Gap, resumes_after: Cursor) {
         self.phase = match &self.on_gap {
             GapPolicy::Report => {
                 self.cursor = resumes_after;
@@ -263,7 +271,10 @@ impl Follower {
             }
             GapPolicy::Snapshot(snapshots) => self.snapshot(snapshots),
             GapPolicy::End => {
-                self.cursor = resumes_after;
+                // What is held of one topic may lie before what another has lost: whoever came back from there would be
+                // told of that again, and again.
+                let told = gap.reason == GapReason::Evicted && gap.through.position() > resumes_after.position();
+                self.cursor = if told { gap.through } else { resumes_after };
                 Phase::Ended(Some(EndReason::Gap))
             }
         };
@@ -296,7 +307,10 @@ impl Follower {
                 return None;
             }
             let entry = self.pending.pop_front()?;
-            self.cursor = entry.cursor();
+            // An ephemeral event has no place: it may stand behind what a gap has already passed.
+            if !entry.is_ephemeral() {
+                self.cursor = entry.cursor();
+            }
             if let Some(meter) = &mut self.meter {
                 meter.handed(&entry);
             }

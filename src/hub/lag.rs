@@ -2,7 +2,7 @@
 
 use super::window::Published;
 use crate::replay::{Cursor, Entry};
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::time::Duration;
 
 /// How far behind a subscription may fall before it is ended. Default: as far as the store reaches.
 ///
@@ -71,17 +71,18 @@ impl Meter {
         !entry.is_ephemeral() && entry.cursor().run() == self.base.run() && entry.position() > self.base.position()
     }
 
-    /// Takes in that all there is was taken from the window: nothing is behind but what is still to be handed over. Others
-    /// took the place of what else was published.
-    pub(crate) fn has_all(&mut self, now: Published, pending: &VecDeque<Arc<Entry>>) {
+    /// Takes in what is still behind by exact count. Others took the place of what else was published.
+    pub(crate) fn is_behind_by(&mut self, now: Published, (events, bytes): (u64, u64)) {
         self.before = now;
+        self.before.events = now.events.saturating_sub(events);
+        self.before.bytes = now.bytes.saturating_sub(bytes);
         self.handed = (0, 0);
-        for entry in pending {
-            if self.counts(entry) {
-                self.before.events = self.before.events.saturating_sub(1);
-                self.before.bytes = self.before.bytes.saturating_sub(entry.frame().len() as u64);
-            }
-        }
+    }
+
+    /// After which position it counts.
+    pub(crate) fn counts_after(&self, cursor: Cursor) -> u64 {
+        let before_base = self.base.run() == cursor.run() && self.base.position() > cursor.position();
+        if before_base { self.base.position() } else { cursor.position() }
     }
 
     pub(crate) fn is_over(&self, now: &Published) -> bool {

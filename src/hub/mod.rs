@@ -253,7 +253,8 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// When the topic is finished, the event is too large, or the hub was closed.
+    /// When the event is too large, the hub was closed, or the topic is known to be finished: the store is not asked, so
+    /// where nobody reads this can also be `Ok(0)`.
     pub fn publish_ephemeral(&self, topic: impl Into<Topic>, event: Event) -> Result<usize, PublishError> {
         self.publish_ephemeral_record(Record::new(topic, event))
     }
@@ -262,12 +263,12 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// As [`publish_ephemeral`](Self::publish_ephemeral), and when the record would [finish](Record::finish) its topic,
-    /// which has to be kept.
+    /// As [`publish_ephemeral`](Self::publish_ephemeral), and when the record is of another [`Kind`] than an event: what
+    /// ends a topic, or is the newest of its key, has to be kept.
     pub fn publish_ephemeral_record(&self, record: Record) -> Result<usize, PublishError> {
         let shared = &self.handle.shared;
         shared.check(&record)?;
-        if record.kind() == Kind::Finish {
+        if record.kind() != Kind::Event {
             return Err(PublishErrorKind::NotEphemeral.into());
         }
         shared.window.publish_ephemeral(record)

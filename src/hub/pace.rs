@@ -20,12 +20,20 @@ pub(crate) struct Pace {
 
 impl Pace {
     pub(crate) fn new(interval: Duration) -> Self {
+        // Clocks end somewhere.
+        let interval = interval.min(Duration::from_secs(100 * 365 * 24 * 3600));
         Self { interval, up_to: None, next: None, rest: None }
+    }
+
+    /// Up to where the round goes that is under way at a cursor.
+    pub(crate) fn round(&self, cursor: Cursor) -> Option<u64> {
+        let end = self.up_to.filter(|end| end.run() == cursor.run() && end.position() > cursor.position());
+        end.map(Cursor::position)
     }
 
     /// Up to where the log may be read from a cursor; `None` if as far as it goes. Pending while it is to rest.
     pub(crate) fn poll_limit(&mut self, cursor: Cursor, cx: &mut Context<'_>) -> Poll<Option<u64>> {
-        let round = self.up_to.filter(|end| end.run() == cursor.run() && end.position() > cursor.position());
+        let round = self.round(cursor);
         if let (None, Some(next)) = (round, self.next) {
             let rest = self.rest.get_or_insert_with(|| Box::pin(sleep_until(next)));
             if rest.deadline() != next {
@@ -34,12 +42,12 @@ impl Pace {
             ready!(rest.as_mut().poll(cx));
             self.next = None;
         }
-        Poll::Ready(round.map(Cursor::position))
+        Poll::Ready(round)
     }
 
     /// Takes in that something was found, where the log ended at `head`: a round has begun.
     pub(crate) fn found(&mut self, head: Cursor) {
         self.up_to = Some(head);
-        self.next = Instant::now().checked_add(self.interval);
+        self.next = Some(Instant::now() + self.interval);
     }
 }

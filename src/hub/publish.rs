@@ -106,7 +106,8 @@ pub(crate) fn without_waiting(shared: &Arc<Shared>, record: Record) {
         let _ = now(shared, record);
         return;
     }
-    let Some(runtime) = shared.runtime.clone().or_else(|| Handle::try_current().ok()) else { return };
+    // Only for when the hub's own is gone, which is tried first.
+    let Some(runtime) = Handle::try_current().ok().or_else(|| shared.runtime.clone()) else { return };
     if shared.check(&record).is_ok() && !shared.window.is_closed() {
         let (reply, _) = oneshot::channel();
         enqueue(shared, Job { work: Work::Append(Append { records: vec![record], count: 1, reply }), runtime });
@@ -264,15 +265,28 @@ impl Turn {
             if jobs.is_empty() {
                 return;
             }
+            // In their order: what was published before a topic was forgotten must not bring it back.
+            let forgets = |job: &Job| matches!(job.work, Work::Forget(..));
+            let until = jobs.iter().position(forgets).unwrap_or(jobs.len()).max(1);
+            let rest = jobs.split_off(until);
             let mut appends = Vec::new();
-            for job in std::mem::take(&mut jobs) {
+            for job in std::mem::replace(&mut jobs, rest) {
                 match job.work {
                     Work::Append(append) => appends.push(append),
                     Work::Forget(topic, reply) => {
+                        let asked = tokio::time::Instant::now();
                         let forgotten = self.shared.in_time(Arc::clone(store).forget(topic.clone())).await;
                         // After a failure, whether the topic is still there is for the store to say.
                         self.shared.window.forget(&topic, forgotten.is_ok(), || ());
+                        let late = forgotten.is_err() && asked.elapsed() >= self.shared.read_timeout;
                         let _ = reply.send(forgotten);
+                        if late {
+                            // Nobody waits longer than this behind it.
+                            jobs.append(&mut self.waiting());
+                            let why: Arc<dyn Error + Send + Sync> =
+                                Arc::new(AppendError::refused("the store does not answer"));
+                            refuse(std::mem::take(&mut jobs), &why);
+                        }
                     }
                 }
             }

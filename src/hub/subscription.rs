@@ -74,7 +74,9 @@ pub enum Message {
 ///
 /// # Panics
 ///
-/// Its response panics when it is idle outside of a tokio runtime that has its timer enabled.
+/// Outside of a tokio runtime that has its timer enabled: its response when it is idle, one that reads [no more often
+/// than](Self::min_interval) it has to when it rests, and one over a store other than the [`Ring`](crate::replay::Ring)
+/// when it reads from that.
 #[must_use = "a subscription does nothing unless it is polled or served"]
 pub struct Subscription {
     follower: Follower,

@@ -94,8 +94,6 @@ pub(crate) struct Batch {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Taken {
     pub(crate) standing: Standing,
-    /// Whether it now has everything there is, as far as the batch goes.
-    pub(crate) all: bool,
     /// Where the log ended.
     pub(crate) head: Cursor,
 }
@@ -111,7 +109,7 @@ impl Window {
                 waiters: Slab::new(),
                 closed: false,
                 forgotten: 0,
-                ephemerals: 0,
+                ephemerals: ephemeral::All::default(),
                 due: Due::new(topic_life.idle),
                 spare: Vec::new(),
             }),
@@ -140,7 +138,7 @@ impl Window {
                 (row, place.seats.insert(waiter))
             };
             let seats = topics.iter().map(&mut sit).collect();
-            (Attached { waiter, seats, heard: state.ephemerals }, state.head)
+            (Attached { waiter, seats, heard: state.ephemerals.count }, state.head)
         })
     }
 
@@ -152,7 +150,7 @@ impl Window {
                 place.seats.remove(seat);
                 if place.seats.is_empty() {
                     place.seats = Slab::new();
-                    place.ephemerals = None;
+                    place.drop_ephemerals(&mut state.ephemerals);
                     if let Some(life) = &mut place.life {
                         life.read_by_nobody(wakers);
                     }
@@ -198,24 +196,30 @@ impl Window {
                 true
             }
         };
+        let since = &mut state.waiters[attached.waiter].since;
+        if !all && standing == Standing::Behind {
+            // One that has slept counts from now on.
+            since.get_or_insert_with(Instant::now);
+        }
         if all {
-            state.waiters[attached.waiter].since = None;
+            *since = None;
             if batch.up_to >= head.position() {
-                attached.heard = state.ephemerals;
+                attached.heard = state.ephemerals.count;
             }
         }
         if standing == Standing::Level {
             Self::wait(state, attached, waker, false);
         }
-        Taken { standing, all, head }
+        Taken { standing, head }
     }
 
-    /// Keeps the waker for the end of the hub, and for nothing else. Not if that is there, nor for a cursor that is off the
-    /// window.
+    /// Keeps the waker for the end of the hub, and for nothing else. Not if that is there, or the end of its topics.
     pub(crate) fn sleep(&self, attached: &Attached, cursor: Cursor, waker: &Waker) -> bool {
-        let state = self.state.lock();
-        let sleeps = !state.closed && state.standing(attached, cursor) != Standing::Off;
+        let mut state = self.state.lock();
+        let sleeps = !state.closed && state.standing(attached, cursor) != Standing::Finished;
         if sleeps {
+            // It is not behind for as long as it does not want to look.
+            state.waiters[attached.waiter].since = None;
             Self::wait(state, attached, waker, true);
         }
         sleeps
@@ -234,7 +238,17 @@ impl Window {
 
     /// What was published to its topics so far.
     pub(crate) fn published(&self, attached: &Attached) -> Published {
+        Self::published_in(&self.state.lock(), attached)
+    }
+
+    /// The same, and how many events and bytes there are after a position; `None` for a cursor that is off the window.
+    pub(crate) fn behind(&self, attached: &Attached, cursor: Cursor, after: u64) -> Option<(Published, (u64, u64))> {
         let state = self.state.lock();
+        let on = state.standing(attached, cursor) != Standing::Off;
+        on.then(|| (Self::published_in(&state, attached), state.shelf.sum_after(attached.rows(), after)))
+    }
+
+    fn published_in(state: &State, attached: &Attached) -> Published {
         let mut published = Published { events: 0, bytes: 0, waiting_since: state.waiters[attached.waiter].since };
         for row in attached.rows() {
             let (events, bytes) = state.shelf.pushed(row);

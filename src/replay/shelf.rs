@@ -6,6 +6,8 @@
 //! after it and is any of these has taken its place.
 
 mod collect;
+#[cfg(test)]
+mod model_tests;
 
 pub(crate) use self::collect::Room;
 use super::{Entry, Kind};
@@ -81,6 +83,8 @@ struct Row {
     bytes: usize,
     floor: u64,
     finished: Option<u64>,
+    /// Where its last end is: nothing before lasts.
+    ended: u64,
     /// Whether it is known here if the topic is finished.
     known: bool,
     pins: usize,
@@ -95,6 +99,11 @@ impl Row {
 
     fn newest(&self) -> u64 {
         self.entries.back().map_or(0, |entry| entry.position())
+    }
+
+    /// Whether an entry stays when others go for their age.
+    fn lasts(&self, entry: &Entry) -> bool {
+        entry.record().kind() == Kind::Latest && entry.position() > self.ended
     }
 
     /// The index of the entry at a position.
@@ -141,6 +150,7 @@ impl Shelf {
             bytes: 0,
             floor: self.base,
             finished: None,
+            ended: 0,
             known: false,
             pins: 0,
             pushed: (0, 0),
@@ -205,9 +215,14 @@ impl Shelf {
         self.rows[row].finished = None;
         if kind == Kind::Finish {
             self.rows[row].finished = Some(position);
-            self.end_lasting(row, now);
+            self.end_lasting(row, position, now);
             if self.limits.finished.is_some() {
                 self.ends.push_back(Placed { position, row, at: now });
+                if self.ends.len() > 2 * self.rows.len() + 64 {
+                    // Most are of topics that were forgotten since.
+                    let rows = &self.rows;
+                    self.ends.retain(|end| rows.get(end.row).is_some_and(|it| it.finished == Some(end.position)));
+                }
             }
         }
         let cost = entry.cost();
@@ -238,12 +253,15 @@ impl Shelf {
             let (first, then) = (&mut self.order, &mut self.lasting);
             let (first, then) = if too_much_lasts { (then, first) } else { (first, then) };
             let Some(oldest) = first.pop_front().or_else(|| then.pop_front()) else { break };
-            self.evict_placed(&oldest);
+            if !too_much_lasts || !self.has_ended(&oldest) {
+                self.evict_placed(&oldest);
+            }
         }
         if self.order.len() + self.lasting.len() > 2 * self.entries + 64 {
-            let held = |placed: &Placed| self.rows.get(placed.row).and_then(|row| row.find(placed.position)).is_some();
-            self.order.retain(held);
-            self.lasting.retain(held);
+            let rows = &self.rows;
+            let held = |placed: &Placed| rows.get(placed.row).filter(|row| row.find(placed.position).is_some());
+            self.order.retain(|placed| held(placed).is_some());
+            self.lasting.retain(|placed| held(placed).is_some_and(|row| placed.position > row.ended));
         }
         if self.rows.contains(row) {
             self.drop_if_void(row);
@@ -265,14 +283,17 @@ impl Shelf {
 
     /// Once its topic is finished, nothing takes the place of what is the newest of its key: it is kept no longer than
     /// the rest.
-    fn end_lasting(&mut self, row: usize, now: Instant) {
-        let mut newest: Vec<u64> = self.rows[row].keys.values().copied().collect();
-        if newest.is_empty() {
-            return;
+    fn end_lasting(&mut self, row: usize, end: u64, now: Instant) {
+        let it = &mut self.rows[row];
+        let newest = it.keys.values().filter_map(|position| it.find(*position).map(|index| &it.entries[index]));
+        let mut lasting: Vec<_> = newest.filter(|entry| it.lasts(entry)).map(|e| (e.position(), e.cost())).collect();
+        it.ended = end;
+        lasting.sort_unstable();
+        for (position, cost) in lasting {
+            self.lasting_bytes -= cost;
+            // It is passed over where it stands among those that last.
+            self.order.push_back(Placed { position, row, at: now });
         }
-        newest.sort_unstable();
-        self.lasting.retain(|placed| placed.row != row);
-        self.order.extend(newest.into_iter().map(|position| Placed { position, row, at: now }));
     }
 
     /// Removes what is too old.
@@ -281,7 +302,9 @@ impl Shelf {
             self.evict_placed(&oldest);
         }
         while let Some(oldest) = pop_old(&mut self.lasting, self.limits.latest, now) {
-            self.evict_placed(&oldest);
+            if !self.has_ended(&oldest) {
+                self.evict_placed(&oldest);
+            }
         }
         // An end is remembered for no less time than the entries before it.
         while let Some(end) = pop_old(&mut self.ends, self.limits.finished.max(self.limits.age), now) {
@@ -294,6 +317,11 @@ impl Shelf {
             it.finished = None;
             self.drop_if_void(row);
         }
+    }
+
+    /// Whether one of those that last does so no longer, because its topic ended after it.
+    fn has_ended(&self, placed: &Placed) -> bool {
+        self.rows.get(placed.row).is_some_and(|it| placed.position <= it.ended)
     }
 
     fn evict_placed(&mut self, &Placed { position, row, .. }: &Placed) {
@@ -328,7 +356,7 @@ impl Shelf {
         let entry = it.entries.remove(index)?;
         it.bytes -= entry.cost();
         self.bytes -= entry.cost();
-        if entry.record().kind() == Kind::Latest {
+        if it.lasts(&entry) {
             self.lasting_bytes -= entry.cost();
         }
         self.entries -= 1;
@@ -371,7 +399,7 @@ impl Shelf {
         for (_, it) in &mut self.rows {
             it.entries.clear();
             it.keys.clear();
-            (it.bytes, it.floor, it.finished, it.known) = (0, base, None, false);
+            (it.bytes, it.floor, it.finished, it.ended, it.known) = (0, base, None, 0, false);
         }
         self.rows.retain(|_, it| it.pins > 0);
         self.index.retain(|_, row| self.rows.contains(*row));

@@ -11,7 +11,7 @@ use crate::{
         snapshot::Snapshots,
         window::Standing,
     },
-    replay::{BoxFuture, Cursor, ErasedStore, Read, ReadError, ReadFrom},
+    replay::{BoxFuture, Cursor, Page, Read, ReadError, ReadFrom},
 };
 use std::{
     collections::VecDeque,
@@ -154,12 +154,17 @@ impl Follower {
             Some(Doubt::Ask(topics)) => match &self.shared.store {
                 Store::Ring(ring) => Ok(topics.drain(..).find(|topic| !ring.has(topic))),
                 Store::Other(store) => {
-                    let asking = first_unknown(Arc::clone(store), std::mem::take(topics));
-                    self.doubt = Some(Box::new(Doubt::Asking(self.shared.in_time(asking))));
+                    // All at once: one after the other, many topics would take longer than one answer may.
+                    let ask = |topic: Topic| {
+                        let read = Read { max_events: 1, ..Read::new(&topic, ReadFrom::Last(1)) };
+                        (topic, self.shared.in_time(Arc::clone(store).read(read)))
+                    };
+                    let asking = std::mem::take(topics).into_iter().map(ask).collect();
+                    self.doubt = Some(Box::new(Doubt::Asking(asking)));
                     return self.poll_exists(cx);
                 }
             },
-            Some(Doubt::Asking(asking)) => ready!(asking.as_mut().poll(cx)),
+            Some(Doubt::Asking(asking)) => ready!(poll_unknown(asking, cx)),
         };
         self.doubt = None;
         let error = match unknown {
@@ -175,16 +180,24 @@ impl Follower {
 /// Whether topics exist that were not created here: they do if the log has something of them.
 pub(super) enum Doubt {
     Ask(Vec<Topic>),
-    Asking(BoxFuture<Result<Option<Topic>, ReadError>>),
+    Asking(Vec<(Topic, BoxFuture<Result<Page, ReadError>>)>),
 }
 
-async fn first_unknown(store: Arc<dyn ErasedStore>, topics: Vec<Topic>) -> Result<Option<Topic>, ReadError> {
-    for topic in topics {
-        let read = Read { max_events: 1, ..Read::new(&topic, ReadFrom::Last(1)) };
-        let page = Arc::clone(&store).read(read).await?;
-        if page.entries.is_empty() && page.finished.is_empty() {
-            return Ok(Some(topic));
+/// The first that turns out to be unknown.
+fn poll_unknown(
+    asking: &mut Vec<(Topic, BoxFuture<Result<Page, ReadError>>)>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Option<Topic>, ReadError>> {
+    let mut next = 0;
+    while let Some((topic, answer)) = asking.get_mut(next) {
+        match answer.as_mut().poll(cx) {
+            Poll::Pending => next += 1,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Ready(Ok(page)) if page.entries.is_empty() && page.finished.is_empty() => {
+                return Poll::Ready(Ok(Some(topic.clone())));
+            }
+            Poll::Ready(Ok(_)) => drop(asking.swap_remove(next)),
         }
     }
-    Ok(None)
+    if asking.is_empty() { Poll::Ready(Ok(None)) } else { Poll::Pending }
 }

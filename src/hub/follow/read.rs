@@ -127,15 +127,28 @@ impl Follower {
             self.phase = Phase::Off(ReadFrom::Earliest);
             return;
         }
-        if let (Some(pace), false) = (&mut self.pace, page.entries.is_empty()) {
-            pace.found(page.through);
-        }
         self.phase = Phase::Window;
-        let mut entries = page.entries;
-        let between = (self.cursor.position(), page.through.position());
-        self.shared.window.put_between(&mut self.attached, between, &mut entries);
+        let Page { mut entries, mut through, .. } = page;
+        if let (Some(pace), false) = (&mut self.pace, entries.is_empty()) {
+            match pace.round(self.cursor).filter(|_| self.gap.is_none()) {
+                // What came after the round began is for the next.
+                Some(end) if end < through.position() => {
+                    entries.truncate(entries.partition_point(|entry| entry.position() <= end));
+                    through = through.run().at(end);
+                }
+                Some(_) => {}
+                // The round goes on with what there is behind the page: what was missed is not to wait.
+                None => {
+                    let head = self.shared.window.head();
+                    let ahead = head.run() == through.run() && head.position() > through.position();
+                    pace.found(if ahead { head } else { through });
+                }
+            }
+        }
+        let at = self.cursor.position();
+        self.shared.window.put_between(&mut self.attached, at, through, &mut entries);
         self.pending = entries.into();
-        self.through = Some(page.through);
+        self.through = Some(through);
     }
 
     pub(super) fn set_gap(&mut self, gap: Gap, resumes_after: Cursor) {

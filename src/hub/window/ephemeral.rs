@@ -3,10 +3,10 @@
 //! Invariant: they have no position and move no floor. Each stands behind the position that was the newest when it came,
 //! and is left out by who is already past that.
 
-use super::{Attached, State, Window};
+use super::{Attached, State, Window, state::Place};
 use crate::{
     hub::error::{PublishError, PublishErrorKind},
-    replay::{Entry, Record, Refused},
+    replay::{Cursor, Entry, Record, Refused},
 };
 use std::{collections::VecDeque, sync::Arc};
 
@@ -15,6 +15,9 @@ use std::{collections::VecDeque, sync::Arc};
 const MOST: usize = 64;
 const MOST_BYTES: usize = 64 * 1024;
 
+/// The same over all topics: they are for those who are there, and most of those have them at once.
+const MOST_BYTES_IN_ALL: usize = 16 * 1024 * 1024;
+
 /// The newest ones of a topic, by their number over all topics.
 #[derive(Default)]
 pub(super) struct Ephemerals {
@@ -22,14 +25,32 @@ pub(super) struct Ephemerals {
     bytes: usize,
 }
 
+/// What there is over all topics.
+#[derive(Default)]
+pub(super) struct All {
+    /// How many there ever were.
+    pub(super) count: u64,
+    bytes: usize,
+    held: usize,
+    /// By row and number, in the order they came; what is gone otherwise is named until it is passed over.
+    order: VecDeque<(usize, u64)>,
+}
+
 impl Ephemerals {
-    fn push(&mut self, number: u64, entry: Arc<Entry>) {
-        self.bytes += entry.frame().len();
-        self.held.push_back((number, entry));
-        // The newest stays, whatever its size.
-        while self.held.len() > MOST || self.bytes > MOST_BYTES && self.held.len() > 1 {
-            let oldest = self.held.pop_front();
-            self.bytes -= oldest.map_or(0, |(_, entry)| entry.frame().len());
+    fn pop(&mut self, all: &mut All) {
+        if let Some((_, entry)) = self.held.pop_front() {
+            self.bytes -= entry.frame().len();
+            all.bytes -= entry.frame().len();
+            all.held -= 1;
+        }
+    }
+}
+
+impl Place {
+    pub(super) fn drop_ephemerals(&mut self, all: &mut All) {
+        if let Some(ephemerals) = self.ephemerals.take() {
+            all.bytes -= ephemerals.bytes;
+            all.held -= ephemerals.held.len();
         }
     }
 }
@@ -49,9 +70,19 @@ impl Window {
             }
             let Some(place) = state.places.get_mut(row).filter(|place| !place.seats.is_empty()) else { return Ok(0) };
             let readers = place.seats.len();
-            state.ephemerals += 1;
             entry.stand_behind(state.head);
-            place.ephemerals.get_or_insert_default().push(state.ephemerals, Arc::new(entry));
+            let (all, it) = (&mut state.ephemerals, place.ephemerals.get_or_insert_default());
+            all.count += 1;
+            all.held += 1;
+            all.bytes += entry.frame().len();
+            all.order.push_back((row, all.count));
+            it.bytes += entry.frame().len();
+            it.held.push_back((all.count, Arc::new(entry)));
+            // The newest stays, whatever its size.
+            while it.held.len() > MOST || it.bytes > MOST_BYTES && it.held.len() > 1 {
+                it.pop(all);
+            }
+            state.drop_old_ephemerals();
             state.wake_row(row, None, wakers);
             Ok(readers)
         })
@@ -61,9 +92,13 @@ impl Window {
 impl Window {
     /// Puts what a subscription at a position is still to have before another in its place among what the store has
     /// between them.
-    pub(crate) fn put_between(&self, attached: &mut Attached, (at, before): (u64, u64), entries: &mut Vec<Arc<Entry>>) {
+    pub(crate) fn put_between(&self, attached: &mut Attached, at: u64, through: Cursor, entries: &mut Vec<Arc<Entry>>) {
         let state = self.state.lock();
-        let unheard = state.unheard(attached, (at, before.saturating_sub(1)));
+        if state.head.run() != through.run() {
+            // Their positions mean nothing among these.
+            return;
+        }
+        let unheard = state.unheard(attached, (at, through.position().saturating_sub(1)));
         let Some((newest, _)) = unheard.last().copied() else { return };
         entries.extend(unheard.into_iter().map(|(_, ephemeral)| Arc::clone(ephemeral)));
         attached.heard = newest;
@@ -73,23 +108,48 @@ impl Window {
 }
 
 impl State {
+    /// Keeps to the bound over all topics.
+    fn drop_old_ephemerals(&mut self) {
+        let (all, places) = (&mut self.ephemerals, &mut self.places);
+        let front = |places: &[Place], (row, number): (usize, u64)| {
+            let held = places.get(row).and_then(|place| place.ephemerals.as_ref()).map(|it| &it.held);
+            held.and_then(|held| held.front()).is_some_and(|(first, _)| *first == number)
+        };
+        while all.bytes > MOST_BYTES_IN_ALL && all.held > 1 {
+            let Some(oldest) = all.order.pop_front() else { break };
+            if front(places, oldest) {
+                if let Some(it) = &mut places[oldest.0].ephemerals {
+                    it.pop(all);
+                }
+            }
+        }
+        if all.order.len() > 2 * all.held + 64 {
+            all.order.retain(|&(row, number)| {
+                let held = places.get(row).and_then(|place| place.ephemerals.as_ref());
+                held.is_some_and(|it| it.held.binary_search_by_key(&number, |(number, _)| *number).is_ok())
+            });
+        }
+    }
+
     pub(super) fn has_unheard(&self, attached: &Attached, position: u64) -> bool {
         let unheard = |row: usize| {
             let newest = self.places[row].ephemerals.as_ref().and_then(|ephemerals| ephemerals.held.back());
             newest.is_some_and(|(number, entry)| *number > attached.heard && entry.position() >= position)
         };
-        attached.heard != self.ephemerals && attached.rows().any(unheard)
+        attached.heard != self.ephemerals.count && attached.rows().any(unheard)
     }
 
     /// What a subscription between two positions is still to have, in order.
     pub(super) fn unheard(&self, attached: &Attached, (after, up_to): (u64, u64)) -> Vec<(u64, &Arc<Entry>)> {
-        if attached.heard == self.ephemerals {
+        if attached.heard == self.ephemerals.count {
             return Vec::new();
         }
         let held = attached.rows().filter_map(|row| self.places[row].ephemerals.as_ref());
         let mut unheard: Vec<_> = held
-            .flat_map(|ephemerals| &ephemerals.held)
-            .filter(|(number, entry)| *number > attached.heard && (after..=up_to).contains(&entry.position()))
+            .flat_map(|ephemerals| {
+                ephemerals.held.range(ephemerals.held.partition_point(|(n, _)| *n <= attached.heard)..)
+            })
+            .filter(|(_, entry)| (after..=up_to).contains(&entry.position()))
             .map(|(number, entry)| (*number, entry))
             .collect();
         unheard.sort_unstable_by_key(|(number, _)| *number);

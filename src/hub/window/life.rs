@@ -116,6 +116,12 @@ impl Window {
             due.creations += 1;
             life.created = Some(due.creations);
             due.looks.push(Reverse(Look { at: now + due.idle, row, creation: due.creations }));
+            if due.looks.len() > 64 + 2 * state.places.len() {
+                // Most are of topics that were forgotten since.
+                let places = &state.places;
+                let created = |look: &Look| places.get(look.row).and_then(|place| place.life.as_ref()?.created);
+                due.looks.retain(|Reverse(look)| created(look) == Some(look.creation));
+            }
             true
         })
     }
@@ -135,6 +141,10 @@ impl Window {
         self.change(|state, _| {
             let row = state.live(topic);
             if let Some(life) = &mut state.places[row].life {
+                if life.producers == 0 && life.unread_since.is_some() {
+                    // Whoever produces from now on has had no time to be read.
+                    life.unread_since = Some(Instant::now());
+                }
                 life.producers += 1;
             }
             row
@@ -170,7 +180,12 @@ impl Window {
 
     /// Whether a topic may be published to.
     pub(crate) fn admits(&self, topic: &Topic) -> bool {
-        !self.explicit || self.state.lock().life(topic).is_some()
+        if !self.explicit {
+            return true;
+        }
+        let mut state = self.state.lock();
+        state.forget_unused(Instant::now());
+        state.life(topic).is_some()
     }
 
     /// Those of some topics that exist only if the log has something of them.

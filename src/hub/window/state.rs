@@ -2,7 +2,7 @@
 
 use super::{
     Age, Attached, Batch, Standing,
-    ephemeral::Ephemerals,
+    ephemeral::{All, Ephemerals},
     life::{Due, Life},
 };
 use crate::{
@@ -23,8 +23,7 @@ pub(super) struct State {
     pub(super) closed: bool,
     /// How often a topic was forgotten.
     pub(super) forgotten: u64,
-    /// How many ephemeral events there were.
-    pub(super) ephemerals: u64,
+    pub(super) ephemerals: All,
     pub(super) due: Due,
     /// The list of wakers of the last publish, kept for its memory.
     pub(super) spare: Vec<Waker>,
@@ -126,7 +125,6 @@ impl State {
         self.head = cursor;
         let now = Instant::now();
         self.shelf.expire(now);
-        self.forget_unused(now);
         // A topic that is followed has a row, and its row stays in place.
         if let Some(row) = self.shelf.row(entry.record().topic()) {
             if let Some(life) = self.places.get_mut(row).and_then(|place| place.life.as_mut()) {
@@ -134,6 +132,8 @@ impl State {
             }
             self.wake_row(row, Some(now), wakers);
         }
+        // What is published to is used.
+        self.forget_unused(now);
         self.shelf.push(entry, now);
     }
 
@@ -149,8 +149,8 @@ impl State {
         let Some(place) = self.places.get(row) else { return };
         for (_, &waiter) in &place.seats {
             let waiter = &mut self.waiters[waiter];
-            waiter.since = waiter.since.or(since);
             if !waiter.asleep {
+                waiter.since = waiter.since.or(since);
                 wakers.extend(waiter.waker.take());
             }
         }
@@ -160,7 +160,7 @@ impl State {
         self.head = head;
         self.shelf.clear(head.position());
         for place in &mut self.places {
-            place.ephemerals = None;
+            place.drop_ephemerals(&mut self.ephemerals);
         }
         self.wake_all(wakers);
     }

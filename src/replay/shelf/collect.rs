@@ -31,6 +31,12 @@ impl Shelf {
         merge(&mut heads, Reverse).take_while(within).all(put)
     }
 
+    /// How many entries some rows have after a position, and their bytes on the wire.
+    pub(crate) fn sum_after(&self, rows: impl Iterator<Item = usize>, after: u64) -> (u64, u64) {
+        let entries = rows.flat_map(|row| self.rows[row].entries.range(self.rows[row].after(after)..));
+        entries.fold((0, 0), |(events, bytes), entry| (events + 1, bytes + entry.frame().len() as u64))
+    }
+
     /// The position before the last `n` entries of some rows.
     pub(crate) fn before_last(&self, rows: impl Iterator<Item = usize>, n: usize) -> u64 {
         let mut tails: Vec<_> = rows.map(|row| self.rows[row].entries.iter().rev()).collect();

@@ -51,8 +51,8 @@ fn what_is_gone_is_not_remembered_for_long() {
         assert_eq!(shelf.entries, held().count());
         assert_eq!(shelf.bytes, held().map(|entry| entry.cost()).sum::<usize>());
         assert_eq!(shelf.bytes, shelf.rows.iter().map(|(_, row)| row.bytes).sum::<usize>());
-        let state = |entry: &&Arc<Entry>| entry.record().kind() == Kind::Latest;
-        assert_eq!(shelf.lasting_bytes, held().filter(state).map(|entry| entry.cost()).sum::<usize>());
+        let lasting = shelf.rows.iter().flat_map(|(_, row)| row.entries.iter().filter(|entry| row.lasts(entry)));
+        assert_eq!(shelf.lasting_bytes, lasting.map(|entry| entry.cost()).sum::<usize>());
         for (_, row) in &shelf.rows {
             let newest = row.entries.iter().filter_map(|entry| Some((entry.record().replaces()?, entry.position())));
             let mut newest: Vec<_> = newest.collect();
