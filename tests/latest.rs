@@ -297,3 +297,17 @@ fn kinds_have_words() {
     }
     assert_eq!(Kind::from_name("Event"), None);
 }
+
+#[tokio::test]
+async fn a_guard_can_publish_a_removal_when_it_is_dropped() {
+    struct Present(Hub);
+    impl Drop for Present {
+        fn drop(&mut self) {
+            self.0.publish_record_now(Record::removal(T, "a", Event::new().data("a left"))).unwrap();
+        }
+    }
+    let hub = Hub::new();
+    set(&hub, "a", 1).await;
+    drop(Present(hub.clone()));
+    assert_eq!(available(&mut hub.subscribe(T).start(Start::Earliest)).await, ["a left"]);
+}

@@ -105,7 +105,7 @@ impl HubBuilder {
 
     /// Lets topics exist only if they were created, with [`Hub::create`] or [`Hub::producer`], or if the log has something
     /// of them. Publishing to one that was not created is an error, and a client that asks for one that does not exist is
-    /// answered 404, which stops an `EventSource` for good. Default: a topic exists once it is published to, and anyone can
+    /// answered 404, which stops an `EventSource` for good: so create what there is before you serve. Default: a topic exists once it is published to, and anyone can
     /// wait for that.
     pub fn explicit_topics(mut self) -> Self {
         self.topic_life.explicit = true;

@@ -192,7 +192,17 @@ impl Hub {
     ///
     /// As [`publish`](Self::publish), and [`PublishError::is_busy`] where it would have to wait.
     pub fn publish_now(&self, topic: impl Into<Topic>, event: Event) -> Result<Cursor, PublishError> {
-        publish::now(&self.handle.shared, Record::new(topic, event))
+        self.publish_record_now(Record::new(topic, event))
+    }
+
+    /// Publishes one record without waiting: an event with a key or labels, the newest of its key, or an end; also from
+    /// where nothing can wait, such as the `Drop` of what stands for a user who is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish_now`](Self::publish_now).
+    pub fn publish_record_now(&self, record: Record) -> Result<Cursor, PublishError> {
+        publish::now(&self.handle.shared, record)
     }
 
     /// Finishes a topic, with an optional last event.

@@ -64,7 +64,8 @@ impl Producer {
     ///
     /// Nothing can be published to a hub that was closed: at the end of a program, end the tasks that produce first, and
     /// then [close](Hub::close) the hub. Over a store other than the [`Ring`](crate::replay::Ring) a last will needs the
-    /// runtime in which the hub was opened, or the one in which the producer is dropped.
+    /// runtime in which the hub was opened, or the one in which the producer is dropped, and is lost if the store refuses
+    /// it.
     pub fn last_will(mut self, last: Event) -> Self {
         self.will = Some(last);
         self
@@ -74,6 +75,12 @@ impl Producer {
     #[must_use]
     pub fn topic(&self) -> &Topic {
         &self.topic
+    }
+
+    /// The hub, for whatever else there is to publish.
+    #[must_use]
+    pub fn hub(&self) -> &Hub {
+        &self.hub
     }
 
     /// Publishes one event: [`Hub::publish`].

@@ -74,9 +74,8 @@ pub enum Message {
 ///
 /// # Panics
 ///
-/// Outside of a tokio runtime that has its timer enabled: its response when it is idle, one that reads [no more often
-/// than](Self::min_interval) it has to when it rests, and one over a store other than the [`Ring`](crate::replay::Ring)
-/// when it reads from that.
+/// Outside of a tokio runtime that has its timer enabled: its response when it is idle, and the subscription itself when it
+/// reads from a store other than the [`Ring`](crate::replay::Ring), or [rests](Self::min_interval).
 #[must_use = "a subscription does nothing unless it is polled or served"]
 pub struct Subscription {
     follower: Follower,

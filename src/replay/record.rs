@@ -74,8 +74,8 @@ impl Record {
     /// The newest event of a key: what the topic has under the same key goes, and this one is kept until it is replaced
     /// in turn.
     ///
-    /// For state that is always sent whole, such as prices, positions or presence: a client that comes late, or was slow,
-    /// skips straight to the newest event of each key.
+    /// For state that is always sent whole, such as prices, positions or presence: a client that was away or is slow skips
+    /// straight to the newest event of each key, and so does one that comes late and [starts](crate::Start) with what is held.
     pub fn latest(topic: impl Into<Topic>, key: impl AsRef<str>, event: Event) -> Self {
         Self { kind: Kind::Latest, ..Self::new(topic, event) }.with_key(key)
     }

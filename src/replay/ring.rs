@@ -91,7 +91,8 @@ impl Ring {
         self.limit(|limits| limits.finished = Some(time))
     }
 
-    /// Sets how many bytes are kept over all topics, the bookkeeping included. Default: 256 MiB.
+    /// Sets how many bytes are kept over all topics, the bookkeeping of events included; a topic of which something is held
+    /// takes some 300 bytes beside them. Default: 256 MiB.
     #[must_use]
     pub fn total_bytes(self, bytes: usize) -> Self {
         self.limit(|limits| limits.total_bytes = bytes)
