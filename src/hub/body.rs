@@ -220,10 +220,9 @@ impl Wire {
 
     /// The id, if the position has moved past what the client did not want, so that it does not come back for that; and
     /// the reason, if it is to be told.
-    fn end(&mut self) -> Bytes {
+    fn end(&self) -> Bytes {
         let place = self.follower.place();
         let moved = if place == self.sent { Bytes::new() } else { self.cursor_move(Event::new()) };
-        self.sent = place;
         let Some(reason) = self.follower.end_reason().filter(|_| self.settings.announce_ends) else { return moved };
         let data = format!(r#"{{"reason":"{reason}"}}"#);
         let end = Event::new().event_type(self.settings.names.end_event.clone()).data(data).encode(None);

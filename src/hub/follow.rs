@@ -205,10 +205,7 @@ impl Follower {
                 self.cursor = snapshot.cursor;
                 // The snapshot may be older than the report, if another asked for it first.
                 self.told = self.told.min(snapshot.cursor.position());
-                self.phase = match self.shared.window.assess(&self.attached, self.cursor) {
-                    Standing::Off => Phase::Off(ReadFrom::After(self.cursor)),
-                    _ => Phase::Window,
-                };
+                self.phase = Phase::Window;
                 self.restart_meter();
                 return Poll::Ready(Some(Ok(Step::Snapshot(snapshot))));
             }
@@ -223,31 +220,14 @@ impl Follower {
             if matches!(self.phase, Phase::Ended(_)) {
                 return Poll::Ready(None);
             }
-            let window = &self.shared.window;
-            let mut limit = None;
-            if let Some(pace) = &mut self.pace {
-                match pace.poll_limit(self.cursor, cx) {
-                    Poll::Ready(round) => limit = round,
-                    // Whoever rests does not lag.
-                    Poll::Pending if window.sleep(&self.attached, self.cursor, cx.waker()) => return Poll::Pending,
-                    Poll::Pending => {}
-                }
-            }
-            if let Some(meter) = &mut self.meter {
-                let mut published = window.published(&self.attached);
-                if meter.is_over(&published) {
-                    let after = meter.counts_after(self.cursor);
-                    if let Some((now, behind)) = window.behind(&self.attached, self.cursor, after) {
-                        meter.is_behind_by(now, behind);
-                        published = now;
-                    }
-                    if meter.is_over(&published) {
-                        self.phase = Phase::Ended(Some(EndReason::Lagged));
-                        return Poll::Ready(None);
-                    }
-                }
+            // Whoever rests does not lag.
+            let limit = ready!(self.poll_rest(cx));
+            if self.lags() {
+                self.phase = Phase::Ended(Some(EndReason::Lagged));
+                return Poll::Ready(None);
             }
             let batch = Batch { room: BATCH, up_to: limit.unwrap_or(u64::MAX) };
+            let window = &self.shared.window;
             let taken = window.next(&mut self.attached, &mut self.cursor, batch, cx.waker(), &mut self.pending);
             if let (Some(pace), None, Standing::Behind) = (&mut self.pace, limit, taken.standing) {
                 pace.found(taken.head);
@@ -260,6 +240,28 @@ impl Follower {
                 Standing::Closed => self.phase = Phase::Ended(Some(EndReason::Closed)),
             }
         }
+    }
+
+    /// Waits while it is not to look for what is new. Then says up to where it may, if not as far as the log goes.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<u64>> {
+        let Some(pace) = &mut self.pace else { return Poll::Ready(None) };
+        match pace.poll_limit(self.cursor, cx) {
+            Poll::Pending if !self.shared.window.sleep(&self.attached, self.cursor, cx.waker()) => Poll::Ready(None),
+            limit => limit,
+        }
+    }
+
+    /// Whether it is further behind than it may be.
+    fn lags(&mut self) -> bool {
+        let (window, Some(meter)) = (&self.shared.window, &mut self.meter) else { return false };
+        if !meter.is_over(&window.published(&self.attached)) {
+            return false;
+        }
+        // Some of what was published may have been replaced, and is not to be read any more.
+        let after = meter.counts_after(self.cursor);
+        let Some((now, behind)) = window.behind(&self.attached, self.cursor, after) else { return true };
+        meter.is_behind_by(now, behind);
+        meter.is_over(&now)
     }
 
     /// What becomes of the subscription once a gap was reported.

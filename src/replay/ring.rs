@@ -37,7 +37,6 @@ pub struct Ring {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
 struct State {
     run: Run,
     position: u64,

@@ -353,11 +353,5 @@ impl Shelf {
     }
 }
 
-impl std::fmt::Debug for Shelf {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.contents().fmt(f)
-    }
-}
-
 #[cfg(test)]
 mod tests;

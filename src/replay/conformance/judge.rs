@@ -163,7 +163,7 @@ impl Book {
             let due = end.is_some_and(|end| end <= through);
             let rule = match end {
                 Some(end) if listed == 0 && !self.held.contains_key(&end) => Rule::FinishKept,
-                None if listed > 0 && self.reopened.contains(topic) => Rule::ForgetRemoves,
+                None if self.reopened.contains(topic) => Rule::ForgetRemoves,
                 _ => Rule::FinishListed,
             };
             let ended = end.map_or("did not end".to_owned(), |end| format!("ended at {end}"));
