@@ -65,3 +65,9 @@ async fn a_body_says_whether_it_has_ended() {
     while body.frame().await.is_some() {}
     assert!(format!("{body:?}").contains("ended: true"), "{body:?}");
 }
+
+#[test]
+fn a_producer_says_of_which_topic() {
+    let producer = format!("{:?}", Hub::new().producer(T).last_will(Event::new().data("secret")));
+    assert!(producer.contains("prices") && !producer.contains("secret"), "{producer}");
+}

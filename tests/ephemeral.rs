@@ -1,6 +1,7 @@
 //! Events that are not kept: in their order for those who are there, and for nobody else.
 
 use futures_util::{StreamExt, future::poll_immediate};
+use std::time::Duration;
 use tidings::{
     EndReason, Event, EventType, Hub, LagBudget, Message, Subscription, Topic, Topics,
     replay::Record,
@@ -172,4 +173,112 @@ async fn who_is_behind_gets_them_in_their_place_while_they_are_held() {
         }
         assert_eq!(available(&mut slow).await, expected);
     }
+}
+
+#[tokio::test]
+async fn the_newest_of_a_crowd_are_held_for_who_is_slow() {
+    for hub in hubs().await {
+        let mut slow = hub.subscribe(T);
+        for n in 0..2000 {
+            hub.publish_ephemeral(T, text(format!("{n:0>100}"))).unwrap();
+        }
+        let held = available(&mut slow).await;
+        assert!(held.iter().eq((2000 - 64..2000).map(|n| format!("{n:0>100}")).collect::<Vec<_>>().iter()), "{held:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_come_within_a_round_are_for_the_next() {
+    // What the round has is on the window, or in the store.
+    for hub in hubs().await.into_iter().chain([Hub::new()]) {
+        let rest = Duration::from_secs(60);
+        let mut calm = hub.subscribe(T).min_interval(rest).opened().await.unwrap();
+        for n in 0..100 {
+            hub.publish(T, text(n.to_string())).await.unwrap();
+        }
+        assert_eq!(next_event(&mut calm).await.record().data().unwrap(), "0");
+        hub.publish(T, text("100")).await.unwrap();
+        hub.publish_ephemeral(T, text("behind 100")).unwrap();
+        let round: Vec<_> = (1..100).map(|n| n.to_string()).collect();
+        assert_eq!(available(&mut calm).await, round);
+        tokio::time::advance(rest).await;
+        assert_eq!(available(&mut calm).await, ["100", "behind 100"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_of_other_topics_begin_no_round() {
+    for hub in hubs().await {
+        let rest = Duration::from_secs(60);
+        let mut calm = hub.subscribe(T).min_interval(rest).opened().await.unwrap();
+        let _other = hub.subscribe(OTHER);
+        for n in 0..3 {
+            hub.publish_ephemeral(OTHER, text("of another")).unwrap();
+            assert!(available(&mut calm).await.is_empty());
+            let n = n.to_string();
+            hub.publish_ephemeral(T, text(&n)).unwrap();
+            assert_eq!(available(&mut calm).await, [n]);
+            tokio::time::advance(rest).await;
+            assert!(available(&mut calm).await.is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn over_all_topics_the_oldest_go_first() {
+    let hub = Hub::new();
+    let topic = |n: usize| Topic::new(n.to_string()).unwrap();
+    let mut readers = Vec::new();
+    for n in 0..400 {
+        readers.push(hub.subscribe(topic(n)));
+        assert_eq!(hub.publish_ephemeral(topic(n), text("x".repeat(60_000))).unwrap(), 1);
+        // Those that nobody waits for any more do not count.
+        let gone = hub.subscribe(OTHER);
+        hub.publish_ephemeral(OTHER, text("x".repeat(60_000))).unwrap();
+        drop(gone);
+    }
+    let mut held = Vec::new();
+    for reader in &mut readers {
+        held.push(available(reader).await.len());
+    }
+    let lost = held.iter().take_while(|held| **held == 0).count();
+    assert!(held[lost..].iter().all(|held| *held == 1), "{held:?}");
+    // One of them made room for the last of those who left.
+    assert_eq!(400 - lost, 16 * 1024 * 1024 / 60_008 - 1);
+}
+
+#[tokio::test]
+async fn those_that_are_gone_take_no_room_from_others() {
+    let hub = Hub::new();
+    let mut slow = hub.subscribe(T);
+    hub.publish_ephemeral(T, text("held")).unwrap();
+    let large = || text("x".repeat(60_000));
+    for round in 0..3 {
+        let mut readers = Vec::new();
+        for n in 0..200 {
+            let topic = Topic::new(format!("{round}.{n}")).unwrap();
+            hub.create(&topic);
+            readers.push(hub.subscribe(&topic));
+            hub.publish_ephemeral(topic, large()).unwrap();
+        }
+    }
+    let _busy = hub.subscribe(OTHER);
+    for _ in 0..1000 {
+        hub.publish_ephemeral(OTHER, large()).unwrap();
+    }
+    assert_eq!(available(&mut slow).await, ["held"]);
+}
+
+#[test]
+fn those_that_are_gone_take_no_memory() {
+    let hub = Hub::new();
+    let _slow = hub.subscribe(T);
+    let measured = allocation_counter::measure(|| {
+        for _ in 0..100_000 {
+            hub.publish_ephemeral(T, text("pushed out")).unwrap();
+            let _reader = hub.subscribe(OTHER);
+            hub.publish_ephemeral(OTHER, text("for one who leaves")).unwrap();
+        }
+    });
+    assert!(measured.bytes_current < 100_000, "{}", measured.bytes_current);
 }

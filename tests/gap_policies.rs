@@ -9,7 +9,8 @@ use std::{
     time::Duration,
 };
 use tidings::{
-    EndReason, Event, EventType, GapPolicy, GapReason, Hub, LagBudget, Message, Snapshots, Subscription, Topic, Topics,
+    EndReason, Event, EventType, GapPolicy, GapReason, Hub, LagBudget, Message, Snapshots, Start, Subscription, Topic,
+    Topics,
     replay::Ring,
     test_util::{EventReader, evict, foreign_id, next_event, next_message},
 };
@@ -305,4 +306,22 @@ async fn what_comes_while_a_snapshot_is_made_is_no_lag_and_what_comes_after_it_i
     }
     assert!(next_message(&mut subscription).await.is_none());
     assert_eq!(subscription.end_reason(), Some(EndReason::Lagged));
+}
+
+#[tokio::test]
+async fn who_ended_because_of_a_bad_id_comes_back_to_where_it_was_to_start() {
+    for bad in ["nonsense".to_owned(), foreign_id().to_string()] {
+        let hub = Hub::new();
+        for n in 0..5 {
+            hub.publish(T, event(n.to_string())).await.unwrap();
+        }
+        let ended = hub.subscribe(T).start(Start::Earliest).on_gap(GapPolicy::End).resume(bad.as_str());
+        let mut ended = ended.opened().await.unwrap();
+        gap(next_message(&mut ended).await);
+        assert!(next_message(&mut ended).await.is_none());
+        let mut back = hub.subscribe(T).resume(ended.cursor());
+        for n in 0..5 {
+            assert_eq!(data(&mut back).await, n.to_string());
+        }
+    }
 }

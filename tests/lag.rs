@@ -191,3 +191,67 @@ async fn an_end_can_be_announced_with_its_reason() {
     assert_eq!((end.data.as_str(), end.last_event_id), (r#"{"reason":"finished"}"#, last.to_string()));
     assert_eq!(reader.next().await, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_of_time_does_not_count_what_was_missed_before() {
+    let hub = Hub::builder().window_events(4).page(10, usize::MAX).build();
+    let budget = LagBudget::new().time(Duration::from_secs(10));
+    let start = hub.subscribe(T).cursor();
+    publish(&hub, 0..100).await;
+    let mut back = hub.subscribe(T).resume(start).lag_budget(budget);
+    for n in 0..100 {
+        expect(&mut back, n..n + 1).await;
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    publish(&hub, 100..101).await;
+    expect(&mut back, 100..101).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_of_time_counts_from_the_end_of_a_rest_that_was_asked_for() {
+    let hub = Hub::new();
+    let (rest, budget) = (Duration::from_secs(60), LagBudget::new().time(Duration::from_secs(10)));
+    let mut slow = hub.subscribe(T).min_interval(rest).lag_budget(budget);
+    publish(&hub, 0..1).await;
+    expect(&mut slow, 0..1).await;
+    assert!(poll_immediate(slow.next()).await.is_none());
+    publish(&hub, 1..200).await;
+    tokio::time::advance(rest).await;
+    expect(&mut slow, 1..2).await;
+    tokio::time::advance(Duration::from_secs(11)).await;
+    // What it has taken already it has.
+    let taken = slow.by_ref().count().await;
+    assert!((1..198).contains(&taken), "{taken}");
+    assert_eq!(slow.end_reason(), Some(EndReason::Lagged));
+}
+
+#[tokio::test]
+async fn what_was_read_from_the_store_counts_as_read() {
+    let hub = Hub::builder().window_events(4).page(10, usize::MAX).build();
+    let mut live = hub.subscribe(T);
+    publish(&hub, 0..1).await;
+    let frame = next_event(&mut live).await.frame().len() as u64;
+    for budget in [LagBudget::new().events(50), LagBudget::new().bytes(50 * (frame + 4))] {
+        let mut slow = hub.subscribe(T).lag_budget(budget);
+        publish(&hub, 0..40).await;
+        // Never more than forty behind, and not within what is kept ready.
+        expect(&mut slow, 0..30).await;
+        publish(&hub, 40..70).await;
+        expect(&mut slow, 30..60).await;
+        publish(&hub, 70..100).await;
+        expect(&mut slow, 60..100).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_missed_before_is_no_credit_once_it_is_read() {
+    for budget in [LagBudget::new().events(50), LagBudget::new().bytes(50 * 40)] {
+        let hub = Hub::builder().window_events(4).page(10, usize::MAX).build();
+        let start = hub.subscribe(T).cursor();
+        publish(&hub, 0..100).await;
+        let mut back = hub.subscribe(T).resume(start).lag_budget(budget);
+        expect(&mut back, 0..100).await;
+        publish(&hub, 100..180).await;
+        assert!(has_ended(&mut back, EndReason::Lagged).await);
+    }
+}

@@ -311,3 +311,24 @@ async fn a_guard_can_publish_a_removal_when_it_is_dropped() {
     drop(Present(hub.clone()));
     assert_eq!(available(&mut hub.subscribe(T).start(Start::Earliest)).await, ["a left"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_while_pages_are_read_is_for_the_next_round() {
+    for faulty in [false, true] {
+        let builder = Hub::builder().window_events(4).page(20, usize::MAX);
+        let hub = if faulty { builder.open(FaultyStore::new().0).await.unwrap() } else { builder.build() };
+        let rest = Duration::from_secs(60);
+        let mut calm = hub.subscribe(T).min_interval(rest);
+        let keys = |values: std::ops::Range<u32>| values.map(|value| format!("{value}={value}")).collect::<Vec<_>>();
+        for value in 0..30 {
+            set(&hub, &value.to_string(), value).await;
+        }
+        assert_eq!(next_event(&mut calm).await.record().key(), Some("0"));
+        for value in 30..40 {
+            set(&hub, &value.to_string(), value).await;
+        }
+        assert_eq!(available(&mut calm).await, keys(1..30));
+        sleep(rest).await;
+        assert_eq!(available(&mut calm).await, keys(30..40));
+    }
+}

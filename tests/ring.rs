@@ -93,3 +93,32 @@ async fn what_is_not_too_large_is_held() {
         assert!((500..1000).contains(&taken), "{taken}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn state_goes_after_its_time_however_often_other_state_was_replaced() {
+    let ring = Ring::new().keep_latest(Duration::from_secs(60));
+    append(&ring, Record::latest(T, "seldom", Event::new().data("x"))).await;
+    for _ in 0..1000 {
+        append(&ring, Record::latest(T, "often", Event::new().data("x"))).await;
+    }
+    tokio::time::advance(Duration::from_secs(59)).await;
+    assert_eq!(held(&ring).await, 2);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(held(&ring).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_is_remembered_for_its_time_however_many_others_were_forgotten() {
+    let ring = Ring::new().keep_finished(Duration::from_secs(3600));
+    append(&ring, Record::finish(T, None)).await;
+    for _ in 0..1000 {
+        let other = Topic::from_static("other");
+        append(&ring, Record::finish(other.clone(), None)).await;
+        ring.forget(other).await.unwrap();
+    }
+    let again = || ring.append([Record::new(T, Event::new())].into());
+    tokio::time::advance(Duration::from_secs(3599)).await;
+    assert!(again().await.unwrap()[0].is_err());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(again().await.unwrap()[0].is_ok());
+}

@@ -363,3 +363,76 @@ async fn a_producer_of_a_hub_that_is_closed_is_told_to_stop() {
     assert!(producer.is_stopped());
     assert!(hub.producer(T).is_stopped() && hub.producer(U).is_stopped());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_is_read_before_it_has_a_producer_is_not_abandoned() {
+    for hub in hubs().await {
+        let minute = Duration::from_secs(60);
+        hub.create(T);
+        let reader = hub.subscribe(T);
+        let producer = hub.producer(T);
+        assert!(tokio::time::timeout(HOUR, producer.abandoned(minute)).await.is_err());
+        // Another producer changes nothing about how long nobody has been reading.
+        drop(reader);
+        sleep(minute / 2).await;
+        let another = hub.producer(T);
+        sleep(minute / 2).await;
+        producer.abandoned(minute).now_or_never().expect("nobody has been reading for a minute");
+        another.abandoned(minute).now_or_never().expect("nobody has been reading for a minute");
+    }
+}
+
+#[tokio::test]
+async fn only_those_are_asked_to_stop_who_produce_at_that_moment() {
+    for hub in hubs().await {
+        hub.create(T);
+        assert!(!hub.stop(T));
+        let (one, two) = (hub.producer(T), hub.producer(T));
+        drop(one);
+        assert!(!two.is_stopped());
+        assert!(hub.stop(T) && two.is_stopped());
+        drop(two);
+        assert!(!hub.stop(T));
+        assert!(!hub.producer(T).is_stopped());
+    }
+}
+
+#[test]
+fn who_looks_for_a_moment_whether_it_is_to_stop_leaves_nothing_behind() {
+    let hub = Hub::new();
+    let producer = hub.producer(T);
+    let measured = allocation_counter::measure(|| {
+        for _ in 0..100_000 {
+            assert!(producer.stopped().now_or_never().is_none());
+        }
+    });
+    assert!(measured.bytes_current < 10_000, "{}", measured.bytes_current);
+}
+
+#[tokio::test]
+async fn a_producer_lends_its_hub() {
+    for hub in hubs().await {
+        let mut reader = hub.subscribe(U);
+        hub.create(U);
+        hub.producer(T).hub().publish(U, text("hello")).await.unwrap();
+        assert_eq!(next_event(&mut reader).await.record().data().unwrap(), "hello");
+    }
+}
+
+#[tokio::test]
+async fn no_last_will_is_stored_for_a_hub_that_is_closed_or_that_is_too_large() {
+    for closed in [true, false] {
+        let (store, faults) = FaultyStore::new();
+        let hub = Hub::builder().max_event_bytes(10).open(store).await.unwrap();
+        let will = text(if closed { "" } else { "larger than is allowed" });
+        let producer = hub.producer(T).last_will(will);
+        if closed {
+            hub.close();
+        }
+        drop(producer);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(faults.appends(), 0);
+    }
+}

@@ -113,3 +113,18 @@ fn what_is_lost_is_removed_and_nothing_after_it() {
     assert_eq!(held.iter().map(|entry| entry.position()).collect::<Vec<_>>(), [3]);
     assert_eq!((shelf.floor(row), shelf.entries), (2, 1));
 }
+
+#[test]
+fn state_that_takes_half_of_the_room_and_no_more_stays() {
+    let record = |record: Record, position| Arc::new(Entry::new(Run::new_log().at(position), record));
+    let (a, data) = (Topic::from_static("a"), Event::new().data("x".repeat(1000)));
+    let state = record(Record::latest(a, "k", data), 1);
+    for (total_bytes, stays) in [(2 * state.cost(), true), (2 * state.cost() - 1, false)] {
+        let mut shelf = Shelf::new(Limits { total_bytes, ..limits() }, 0);
+        shelf.push(Arc::clone(&state), Instant::now());
+        for position in 2..5 {
+            shelf.push(entry("b", position, 1000), Instant::now());
+        }
+        assert_eq!(shelf.row(state.record().topic()).is_some(), stays);
+    }
+}
