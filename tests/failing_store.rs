@@ -215,3 +215,17 @@ async fn whatever_fails_what_was_stored_arrives_once_and_in_order() {
         assert_eq!(distinct.len(), all.len(), "nothing came twice");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_forget_that_fails_refuses_nobody_behind_it() {
+    let (hub, faults) = hub().await;
+    faults.next_append(Fault::Hangs);
+    faults.next_forget(Fault::Refused);
+    let (busy, forgotten, behind) = tokio::join!(hub.publish(T, text(1)), hub.forget(T), async {
+        let behind = hub.publish(T, text(2));
+        faults.release();
+        behind.await
+    });
+    assert!(busy.is_ok() && forgotten.is_err());
+    behind.unwrap();
+}

@@ -138,11 +138,7 @@ impl Follower {
                 }
                 Some(_) => {}
                 // The round goes on with what there is behind the page: what was missed is not to wait.
-                None => {
-                    let head = self.shared.window.head();
-                    let ahead = head.run() == through.run() && head.position() > through.position();
-                    pace.found(if ahead { head } else { through });
-                }
+                None => pace.found(self.shared.window.head()),
             }
         }
         let at = self.cursor.position();
