@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -98,6 +98,15 @@ impl KeepAlive {
         })
     }
 
+    pub(crate) fn idle_interval(&self) -> Option<Duration> {
+        self.interval
+    }
+
+    /// The bytes of a heartbeat.
+    pub(crate) fn frame(&self) -> Bytes {
+        self.frame.clone()
+    }
+
     fn with_frame(mut self) -> Self {
         let event = match &self.form {
             Form::Comment(text) => Some(Event::new().comment(text)),
@@ -120,6 +129,64 @@ impl fmt::Debug for KeepAlive {
             .field("interval", &self.interval)
             .field("named", &matches!(self.form, Form::Named(..)))
             .finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// When the next heartbeat is due.
+    ///
+    /// The timer is not re-armed for each event, which would cost more than the event: it fires, looks when something was
+    /// last sent, and waits for the rest.
+    pub(crate) struct Beats {
+        last: Instant,
+        #[pin]
+        timer: Option<Sleep>,
+        // Whom the timer wakes, so that it need not be asked as long as it has not fired.
+        waker: Option<Waker>,
+    }
+}
+
+impl Beats {
+    pub(crate) fn new() -> Self {
+        Self { last: Instant::now(), timer: None, waker: None }
+    }
+
+    /// Something was sent, at this time or later.
+    pub(crate) fn sent(self: Pin<&mut Self>, at: Instant) {
+        let last = self.project().last;
+        *last = at.max(*last);
+    }
+
+    /// Ready when nothing was sent for an interval; the next one begins then.
+    pub(crate) fn poll(self: Pin<&mut Self>, interval: Option<Duration>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        if let (Some(waker), Some(timer)) = (&*this.waker, this.timer.as_ref().as_pin_ref()) {
+            if waker.will_wake(cx.waker()) && !timer.is_elapsed() {
+                return Poll::Pending;
+            }
+        }
+        let Some(interval) = interval else { return Poll::Pending };
+        loop {
+            // An interval past the end of the clock never comes.
+            let Some(due) = this.last.checked_add(interval) else { return Poll::Pending };
+            match this.timer.as_mut().as_pin_mut() {
+                None => this.timer.set(Some(sleep_until(due))),
+                Some(mut timer) => {
+                    if timer.as_mut().poll(cx).is_pending() {
+                        *this.waker = Some(cx.waker().clone());
+                        return Poll::Pending;
+                    }
+                    *this.waker = None;
+                    let now = Instant::now();
+                    if due <= now {
+                        *this.last = now;
+                        timer.reset(now.checked_add(interval).unwrap_or(now));
+                        return Poll::Ready(());
+                    }
+                    timer.reset(due);
+                }
+            }
+        }
     }
 }
 
@@ -161,10 +228,6 @@ impl<S> KeepAliveStream<S> {
     /// Wraps a stream. The first interval begins now.
     pub fn new(stream: S, keep_alive: KeepAlive) -> Self {
         Self { stream, timer: None, keep_alive, last: Instant::now() }
-    }
-
-    pub(crate) fn stream(self: Pin<&mut Self>) -> Pin<&mut S> {
-        self.project().stream
     }
 }
 

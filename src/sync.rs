@@ -1,6 +1,10 @@
-//! The lock that the crate uses. With `cfg(tidings_loom)` it is loom's, so that every interleaving can be tried.
+//! The lock and the counter that the crate uses. With `cfg(tidings_loom)` they are loom's, so that every interleaving can
+//! be tried.
 
-pub(crate) use self::imp::MutexGuard;
+pub(crate) use self::imp::{
+    MutexGuard,
+    atomic::{AtomicU64, Ordering},
+};
 #[cfg(all(test, tidings_loom))]
 use loom::sync as imp;
 #[cfg(not(all(test, tidings_loom)))]

@@ -14,12 +14,11 @@ use super::{
 };
 use crate::{
     Event, EventId,
-    keep_alive::{Beat, KeepAliveStream},
+    keep_alive::Beats,
     replay::{Cursor, Entry},
     response::FRAME_TARGET,
 };
 use bytes::{Bytes, BytesMut};
-use futures_core::Stream;
 use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
 use std::{
@@ -28,25 +27,28 @@ use std::{
     sync::Arc,
     task::{Context, Poll, ready},
 };
+use tokio::time::Instant;
 
 pin_project! {
     /// The body of a [`Subscription`](crate::Subscription)'s response.
     pub struct SubscriptionBody {
+        // Nothing after the end.
+        wire: Option<Wire>,
         #[pin]
-        wire: Option<KeepAliveStream<Wire>>,
+        beats: Beats,
     }
 }
 
 impl SubscriptionBody {
-    pub(crate) fn new(follower: Follower, settings: Arc<Settings>) -> Self {
-        let keep_alive = settings.keep_alive.clone();
+    pub(crate) fn new(mut follower: Follower, settings: Arc<Settings>) -> Self {
+        follower.join();
         let wire = Wire { follower, settings, state: State::Opening, sent: None };
-        Self { wire: Some(KeepAliveStream::new(wire, keep_alive)) }
+        Self { wire: Some(wire), beats: Beats::new() }
     }
 
     /// A body without a byte.
     pub(crate) fn empty() -> Self {
-        Self { wire: None }
+        Self { wire: None, beats: Beats::new() }
     }
 }
 
@@ -56,14 +58,20 @@ impl Body for SubscriptionBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SubscriptionError>>> {
         let mut this = self.project();
-        let Some(mut wire) = this.wire.as_mut().as_pin_mut() else { return Poll::Ready(None) };
-        let frame = match ready!(wire.as_mut().poll_next(cx)) {
-            Some(Beat::Item(Ok(frame))) => Ok(frame),
-            Some(Beat::Item(Err(error))) => Err(error),
-            Some(Beat::Heartbeat(beat)) => Ok(wire.stream().get_mut().heartbeat(beat)),
-            None => {
-                this.wire.set(None);
+        let Some(wire) = this.wire else { return Poll::Ready(None) };
+        let frame = match wire.poll_sent(cx) {
+            Poll::Ready(Some(Ok((frame, at)))) => {
+                this.beats.sent(at.unwrap_or_else(Instant::now));
+                Ok(frame)
+            }
+            Poll::Ready(Some(Err(error))) => Err(error),
+            Poll::Ready(None) => {
+                *this.wire = None;
                 return Poll::Ready(None);
+            }
+            Poll::Pending => {
+                ready!(this.beats.as_mut().poll(wire.settings.keep_alive.idle_interval(), cx));
+                Ok(wire.heartbeat())
             }
         };
         Poll::Ready(Some(frame.map(Frame::data)))
@@ -99,60 +107,61 @@ enum State {
     Ended,
 }
 
-impl Stream for Wire {
-    type Item = Result<Bytes, SubscriptionError>;
+/// A frame; and when it was published, if that was just now, which saves asking the clock for each delivery.
+type Sent = (Bytes, Option<Instant>);
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+impl Wire {
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Sent, SubscriptionError>>> {
         loop {
-            match ready!(self.poll_part(cx)) {
-                // An end without an event, for a client that takes no blocks that only move its id.
-                Some(Ok(frame)) if frame.is_empty() => {}
-                part => return Poll::Ready(part),
+            let frame = if let State::Following = self.state {
+                match ready!(self.follower.poll_step(cx)) {
+                    Some(Ok(Step::Stretch(stretch, at))) => {
+                        self.sent = Some(stretch.last);
+                        return Poll::Ready(Some(Ok((stretch.frame, at))));
+                    }
+                    Some(Ok(Step::Entry(entry))) => self.frame(&entry),
+                    Some(Ok(Step::Gap(gap))) => self.gap(gap),
+                    Some(Ok(Step::Snapshot(snapshot))) => self.snapshot(&snapshot),
+                    Some(Err(error)) => self.failing(error),
+                    None => {
+                        self.state = State::Ended;
+                        self.end()
+                    }
+                }
+            } else {
+                match ready!(self.poll_edge(cx)) {
+                    Some(Ok(frame)) => frame,
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                    None => return Poll::Ready(None),
+                }
+            };
+            // An end without an event is nothing to a client that takes no blocks that only move its id.
+            if !frame.is_empty() {
+                return Poll::Ready(Some(Ok((frame, None))));
             }
         }
     }
-}
 
-impl Wire {
-    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
-        let this = self;
-        let frame = match std::mem::replace(&mut this.state, State::Ended) {
-            State::Opening => {
-                this.state = State::Opening;
-                match ready!(this.follower.poll_outcome(cx)) {
-                    Ok(()) => {
-                        this.state = State::Following;
-                        this.opening()
-                    }
-                    Err(error) => this.failing(error),
+    /// Before the first step, and after the last.
+    fn poll_edge(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
+        if let State::Opening = self.state {
+            return Poll::Ready(Some(Ok(match ready!(self.follower.poll_outcome(cx)) {
+                Ok(()) => {
+                    self.state = State::Following;
+                    self.opening()
                 }
-            }
-            State::Following => {
-                this.state = State::Following;
-                match ready!(this.follower.poll_step(cx)) {
-                    Some(Ok(Step::Entry(entry))) => this.frame(&entry),
-                    Some(Ok(Step::Gap(gap))) => this.gap(gap),
-                    Some(Ok(Step::Snapshot(snapshot))) => this.snapshot(&snapshot),
-                    Some(Err(error)) => this.failing(error),
-                    None => {
-                        this.state = State::Ended;
-                        let last = this.end();
-                        if last.is_empty() {
-                            return Poll::Ready(None);
-                        }
-                        last
-                    }
-                }
-            }
+                Err(error) => self.failing(error),
+            })));
+        }
+        match std::mem::replace(&mut self.state, State::Ended) {
             State::Failed(error) => {
-                this.state = State::Flushed(error);
+                self.state = State::Flushed(error);
                 cx.waker().wake_by_ref();
-                return Poll::Pending;
+                Poll::Pending
             }
-            State::Flushed(error) => return Poll::Ready(Some(Err(error))),
-            State::Ended => return Poll::Ready(None),
-        };
-        Poll::Ready(Some(Ok(frame)))
+            State::Flushed(error) => Poll::Ready(Some(Err(error))),
+            State::Opening | State::Following | State::Ended => Poll::Ready(None),
+        }
     }
 
     /// One entry as it is, without a copy; joined with those that wait behind it, if any, for a reader that is behind.
@@ -236,12 +245,10 @@ impl Wire {
     }
 
     /// What an idle connection sends: its heartbeat, with the new id if the position has moved.
-    fn heartbeat(&mut self, beat: Bytes) -> Bytes {
-        if !self.follower.is_level() || self.sent == Some(self.follower.cursor()) {
-            return beat;
-        }
-        if matches!(self.settings.cursor_moves, CursorMoves::Off) {
-            return beat;
+    fn heartbeat(&mut self) -> Bytes {
+        let moved = self.follower.is_level() && self.sent != Some(self.follower.cursor());
+        if !moved || matches!(self.settings.cursor_moves, CursorMoves::Off) {
+            return self.settings.keep_alive.frame();
         }
         self.sent = Some(self.follower.cursor());
         match self.settings.keep_alive.named() {

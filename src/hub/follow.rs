@@ -18,20 +18,21 @@ use super::{
     lag::{LagBudget, Meter},
     pace::Pace,
     snapshot::{Snapshot, Snapshots, Taking},
-    window::{Age, Attached, Batch, Standing},
+    window::{Age, Attached, Batch, Standing, Version},
 };
 use crate::{
     Topics,
-    replay::{BoxFuture, Cursor, Entry, Page, ReadError, ReadFrom, Record, Room},
+    replay::{BoxFuture, Cursor, Entry, Page, ReadError, ReadFrom, Record, Room, Stretch},
     response::FRAME_TARGET,
 };
 use std::{
     collections::VecDeque,
     fmt,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
+use tokio::time::Instant;
 
 /// Taken from the window at a time: enough to fill one frame.
 const BATCH: Room = Room { events: 64, bytes: FRAME_TARGET };
@@ -60,6 +61,8 @@ pub(crate) type Filter = dyn Fn(&Record) -> bool + Send + Sync;
 /// What a subscription comes to next.
 pub(crate) enum Step {
     Entry(Arc<Entry>),
+    /// Entries in one frame, only if that was asked for; and when they were published, if that was just now.
+    Stretch(Stretch, Option<Instant>),
     Gap(Gap),
     Snapshot(Snapshot),
 }
@@ -72,14 +75,12 @@ pub(crate) struct Follower {
     cursor: Cursor,
     /// What was read and is not yet handed over.
     pending: VecDeque<Arc<Entry>>,
-    /// Where the cursor goes once `pending` is empty.
-    through: Option<Cursor>,
+    /// What else there is of a page.
+    held: Option<Box<Held>>,
     /// To be reported before anything else, and where the cursor goes then.
-    gap: Option<(Gap, Cursor)>,
+    gap: Option<Box<(Gap, Cursor)>>,
     /// Losses up to this position were reported: whoever fetched anew when told has what was lost.
     told: u64,
-    /// Where the client was when a gap was found that is not yet made good for.
-    owed_from: Option<Cursor>,
     /// Pages in a row that led nowhere.
     stuck: u32,
     /// How it began, and whether that is known for good.
@@ -87,7 +88,13 @@ pub(crate) struct Follower {
     opened: bool,
     phase: Phase,
     start: Start,
-    on_gap: GapPolicy,
+    /// Whether frames will do in place of entries.
+    joined: bool,
+    /// Of which version of the window it has everything, and who is woken for what comes.
+    waits: Option<Version>,
+    waker: Option<Waker>,
+    /// If it is not to be reported and no more.
+    on_gap: Option<Box<GapPolicy>>,
     filter: Option<Arc<Filter>>,
     /// Only if it may not lag as it likes.
     meter: Option<Box<Meter>>,
@@ -97,24 +104,47 @@ pub(crate) struct Follower {
     doubt: Option<Box<Doubt>>,
 }
 
+/// Of a page, beside its entries.
+struct Held {
+    /// In place of entries.
+    stretch: Option<Stretch>,
+    /// Where the cursor goes once everything was handed over.
+    through: Cursor,
+}
+
+/// What takes more room than a place on the window is boxed: most subscriptions are on it.
 enum Phase {
     /// On the window.
     Window,
     /// About to ask the store.
-    Off(ReadFrom),
-    /// Asking the store; with how the window was when that began.
-    Reading(ReadFrom, Age, BoxFuture<Result<Page, ReadError>>),
+    Off(Box<ReadFrom>),
+    /// Asking the store.
+    Reading(Box<Reading>),
     /// Asking the store where its log ends, because the page is of a run that the window does not know.
-    Heading(ReadFrom, Age, Page, BoxFuture<Result<Cursor, ReadError>>),
-    /// Asking the application.
-    Snapshot(Taking),
+    Heading(Box<Heading>),
+    /// Asking the application; with where the client was, if that has missed something.
+    Snapshot(Box<(Taking, Option<Cursor>)>),
     /// With the reason, unless it failed.
     Ended(Option<EndReason>),
 }
 
+struct Reading {
+    from: ReadFrom,
+    /// How the window was when that began.
+    age: Age,
+    read: BoxFuture<Result<Page, ReadError>>,
+}
+
+struct Heading {
+    from: ReadFrom,
+    age: Age,
+    page: Page,
+    head: BoxFuture<Result<Cursor, ReadError>>,
+}
+
 impl Follower {
     pub(crate) fn set_on_gap(&mut self, policy: GapPolicy) {
-        self.on_gap = policy;
+        self.on_gap = (!matches!(policy, GapPolicy::Report)).then(|| Box::new(policy));
     }
 
     pub(crate) fn set_filter(&mut self, filter: Arc<Filter>) {
@@ -123,6 +153,11 @@ impl Follower {
 
     pub(crate) fn set_min_interval(&mut self, interval: Duration) {
         self.pace = Some(Box::new(Pace::new(interval)));
+    }
+
+    /// Gives frames in place of entries from now on, if it need not look at each.
+    pub(crate) fn join(&mut self) {
+        self.joined = self.filter.is_none() && self.meter.is_none() && self.pace.is_none();
     }
 
     /// Sets how far it may fall behind, from now on.
@@ -160,65 +195,37 @@ impl Follower {
 
     /// From where to resume: while there is no place, from where the client was, to be told again.
     pub(crate) fn resume_from(&self) -> Option<Cursor> {
-        self.place().or(self.owed_from)
+        match (&self.gap, &self.phase) {
+            (Some(gap), _) => gap.0.after,
+            (None, Phase::Snapshot(taking)) => taking.1,
+            (None, _) => Some(self.cursor),
+        }
     }
 
     /// Whether there is nothing to hand over at this moment; then the cursor is at the end of the log.
     pub(crate) fn is_level(&mut self) -> bool {
-        matches!(self.phase, Phase::Window)
-            && self.gap.is_none()
-            && self.pending.is_empty()
-            && self.through.is_none()
+        self.is_live()
             && self.shared.window.settle(&self.attached, &mut self.cursor) == Standing::Level
     }
 
-    fn snapshot(&self, snapshots: &Snapshots) -> Phase {
-        Phase::Snapshot(snapshots.take(Arc::clone(&self.shared), self.topics.clone()))
+    fn snapshot(&self, snapshots: &Snapshots, owed_from: Option<Cursor>) -> Phase {
+        Phase::Snapshot(Box::new((snapshots.take(Arc::clone(&self.shared), self.topics.clone()), owed_from)))
     }
 
     /// The next step; `None` at the end.
     pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step, SubscriptionError>>> {
-        let mut rounds = 0;
-        loop {
-            rounds += 1;
-            if rounds > MOST_ROUNDS {
-                // Others have their turn while much is left out.
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            if let Err(error) = ready!(self.poll_read(cx)) {
-                // Nothing follows a failure.
-                self.clear();
-                return Poll::Ready(Some(Err(error)));
-            }
-            if let Some((gap, resumes_after)) = self.gap.take() {
-                self.apply_policy(gap, resumes_after);
-                return Poll::Ready(Some(Ok(Step::Gap(gap))));
-            }
-            if let Phase::Snapshot(taking) = &mut self.phase {
-                let snapshot = ready!(taking.as_mut().poll(cx));
-                self.phase = Phase::Ended(None);
-                let snapshot = match snapshot {
-                    Ok(snapshot) => snapshot,
-                    Err(source) => return Poll::Ready(Some(Err(SubscriptionError::snapshot(source)))),
-                };
-                self.cursor = snapshot.cursor;
-                // The snapshot may be older than the report, if another asked for it first.
-                self.told = self.told.min(snapshot.cursor.position());
-                self.phase = Phase::Window;
-                self.restart_meter();
-                return Poll::Ready(Some(Ok(Step::Snapshot(snapshot))));
-            }
-            if let Some(entry) = self.next_within(usize::MAX) {
-                return Poll::Ready(Some(Ok(Step::Entry(entry))));
-            }
-            if let Some(through) = self.through.take() {
-                self.cursor = through;
-                // A page's worth of memory is not kept for a subscription that is live again.
-                self.pending = VecDeque::new();
-            }
-            if matches!(self.phase, Phase::Ended(_)) {
-                return Poll::Ready(None);
+        if self.waits == Some(self.shared.window.version()) && self.is_woken_by(cx.waker()) {
+            return Poll::Pending;
+        }
+        // Others have their turn while much is left out.
+        for _ in 0..MOST_ROUNDS {
+            if !self.is_live() {
+                if let Some(step) = ready!(self.poll_held(cx)).transpose() {
+                    return Poll::Ready(Some(step));
+                }
+                if matches!(self.phase, Phase::Ended(_)) {
+                    return Poll::Ready(None);
+                }
             }
             // Whoever rests does not lag.
             let limit = ready!(self.poll_rest(cx));
@@ -226,20 +233,79 @@ impl Follower {
                 self.phase = Phase::Ended(Some(EndReason::Lagged));
                 return Poll::Ready(None);
             }
-            let batch = Batch { room: BATCH, up_to: limit.unwrap_or(u64::MAX) };
+            let batch = Batch { room: BATCH, up_to: limit.unwrap_or(u64::MAX), joined: self.joined };
             let window = &self.shared.window;
             let taken = window.next(&mut self.attached, &mut self.cursor, batch, cx.waker(), &mut self.pending);
             if let (Some(pace), None, Standing::Behind) = (&mut self.pace, limit, taken.standing) {
                 pace.found(taken.head);
             }
+            self.waits = taken.waits;
+            if taken.waits.is_some() && !self.is_woken_by(cx.waker()) {
+                self.waker = Some(cx.waker().clone());
+            }
+            if let Some(stretch) = taken.stretch {
+                return Poll::Ready(Some(Ok(Step::Stretch(stretch, Some(taken.at)))));
+            }
             match taken.standing {
                 Standing::Behind => {}
                 Standing::Level => return Poll::Pending,
-                Standing::Off => self.phase = Phase::Off(ReadFrom::After(self.cursor)),
+                Standing::Off => self.phase = Phase::Off(Box::new(ReadFrom::After(self.cursor))),
                 Standing::Finished => self.phase = Phase::Ended(Some(EndReason::Finished)),
                 Standing::Closed => self.phase = Phase::Ended(Some(EndReason::Closed)),
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Whether it is on the window, with nothing else to do or to hand over.
+    fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Window)
+            && self.doubt.is_none()
+            && self.gap.is_none()
+            && self.pending.is_empty()
+            && self.held.is_none()
+    }
+
+    /// Reads from the store if need be, and gives what is there; nothing if the window is to be looked at, or at the end.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Step>, SubscriptionError>> {
+        if let Err(error) = ready!(self.poll_read(cx)) {
+            // Nothing follows a failure.
+            self.clear();
+            return Poll::Ready(Err(error));
+        }
+        if let Some((gap, resumes_after)) = self.gap.take().map(|gap| *gap) {
+            self.apply_policy(gap, resumes_after);
+            return Poll::Ready(Ok(Some(Step::Gap(gap))));
+        }
+        if let Phase::Snapshot(taking) = &mut self.phase {
+            let snapshot = ready!(taking.0.as_mut().poll(cx));
+            self.phase = Phase::Ended(None);
+            let snapshot = snapshot.map_err(SubscriptionError::snapshot)?;
+            self.cursor = snapshot.cursor;
+            // The snapshot may be older than the report, if another asked for it first.
+            self.told = self.told.min(snapshot.cursor.position());
+            self.phase = Phase::Window;
+            self.restart_meter();
+            return Poll::Ready(Ok(Some(Step::Snapshot(snapshot))));
+        }
+        if let Some(stretch) = self.held.as_mut().and_then(|held| held.stretch.take()) {
+            self.cursor = stretch.last;
+            return Poll::Ready(Ok(Some(Step::Stretch(stretch, None))));
+        }
+        if let Some(entry) = self.next_within(usize::MAX) {
+            return Poll::Ready(Ok(Some(Step::Entry(entry))));
+        }
+        if let Some(held) = self.held.take() {
+            self.cursor = held.through;
+            // A page's worth of memory is not kept for a subscription that is live again.
+            self.pending = VecDeque::new();
+        }
+        Poll::Ready(Ok(None))
+    }
+
+    fn is_woken_by(&self, waker: &Waker) -> bool {
+        self.waker.as_ref().is_some_and(|kept| kept.will_wake(waker))
     }
 
     /// Waits while it is not to look for what is new. Then says up to where it may, if not as far as the log goes.
@@ -266,13 +332,13 @@ impl Follower {
 
     /// What becomes of the subscription once a gap was reported.
     fn apply_policy(&mut self, gap: Gap, resumes_after: Cursor) {
-        self.phase = match &self.on_gap {
-            GapPolicy::Report => {
+        self.phase = match self.on_gap.as_deref() {
+            None | Some(GapPolicy::Report) => {
                 self.cursor = resumes_after;
                 return self.restart_meter();
             }
-            GapPolicy::Snapshot(snapshots) => self.snapshot(snapshots),
-            GapPolicy::End => {
+            Some(GapPolicy::Snapshot(snapshots)) => self.snapshot(snapshots, gap.after),
+            Some(GapPolicy::End) => {
                 // What is held of one topic may lie before what another has lost: whoever came back from there would be
                 // told of that again, and again.
                 let told = gap.reason == GapReason::Evicted && gap.through.position() > resumes_after.position();
@@ -281,13 +347,14 @@ impl Follower {
             }
         };
         self.pending.clear();
-        self.through = None;
+        self.held = None;
     }
 
     /// Drops what was read and what was to be reported.
     fn clear(&mut self) {
         self.pending.clear();
-        self.through = None;
+        self.held = None;
+        self.waits = None;
         self.gap = None;
         self.told = 0;
     }

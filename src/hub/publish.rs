@@ -332,7 +332,7 @@ impl Turn {
         loop {
             let head = self.shared.window.head();
             let from = ReadFrom::After(head);
-            let read = Read { topics: topics.clone(), from, max_events, max_bytes };
+            let read = Read { max_events, max_bytes, ..Read::new(&topics, from) };
             let page = Arc::clone(store).read(read).await?;
             if page.foreign {
                 self.shared.window.reset(page.through);

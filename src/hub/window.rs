@@ -5,7 +5,8 @@
 //!
 //! Invariants: whoever was told to wait at a position is woken by the first entry of its topics after it, because
 //! looking and registering are one critical section. Wakers run outside the lock. A position is on the window only if
-//! it is at or past the floor of every topic it follows.
+//! it is at or past the floor of every topic it follows. As long as the version is what it was when someone was told to
+//! wait, there is nothing new for them.
 
 mod ephemeral;
 mod life;
@@ -18,13 +19,14 @@ use self::{
 };
 use crate::{
     Topic, Topics,
-    replay::{Cursor, Entry, Limits, Page, Room, Run, Shelf},
-    sync::{Mutex, MutexGuard},
+    replay::{Cursor, Entry, Limits, Page, Room, Run, Shelf, Stretch},
+    sync::{AtomicU64, Mutex, MutexGuard, Ordering},
 };
 use slab::Slab;
 use std::{
     collections::{HashSet, VecDeque},
     fmt,
+    num::NonZeroU64,
     sync::Arc,
     task::Waker,
 };
@@ -32,9 +34,15 @@ use tokio::time::Instant;
 
 pub(crate) struct Window {
     state: Mutex<State>,
+    /// Changes, under the lock, with all that could be news to someone who waits.
+    version: AtomicU64,
     /// Whether only those topics exist that were created.
     explicit: bool,
 }
+
+/// Which of the window's changes was the last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Version(NonZeroU64);
 
 /// What was published to the topics of a subscription, ever; only the difference of two means anything.
 #[derive(Clone, Copy, Debug)]
@@ -56,15 +64,29 @@ pub(crate) struct Age {
 #[derive(Debug)]
 pub(crate) struct Attached {
     waiter: usize,
-    /// Row and seat, for each topic.
-    seats: Box<[(usize, usize)]>,
+    seats: Seats,
     /// It had, or is not to have, the ephemeral events up to this number.
     heard: u64,
 }
 
+/// Row and seat, for each topic.
+#[derive(Debug)]
+enum Seats {
+    /// Most follow one topic, and need no list.
+    One((usize, usize)),
+    Several(Box<[(usize, usize)]>),
+}
+
 impl Attached {
+    fn seats(&self) -> &[(usize, usize)] {
+        match &self.seats {
+            Seats::One(seat) => std::slice::from_ref(seat),
+            Seats::Several(seats) => seats,
+        }
+    }
+
     fn rows(&self) -> impl Iterator<Item = usize> {
-        self.seats.iter().map(|(row, _)| *row)
+        self.seats().iter().map(|(row, _)| *row)
     }
 }
 
@@ -88,14 +110,21 @@ pub(crate) enum Standing {
 pub(crate) struct Batch {
     pub(crate) room: Room,
     pub(crate) up_to: u64,
+    /// As one frame, where that can be.
+    pub(crate) joined: bool,
 }
 
 /// What a look at the window came to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Taken {
     pub(crate) standing: Standing,
-    /// Where the log ended.
+    /// Where the log ended, and when that was published.
     pub(crate) head: Cursor,
+    pub(crate) at: Instant,
+    /// In place of entries.
+    pub(crate) stretch: Option<Stretch>,
+    /// Of which version there is nothing more, if the waker is kept for what comes.
+    pub(crate) waits: Option<Version>,
 }
 
 impl Window {
@@ -112,7 +141,9 @@ impl Window {
                 ephemerals: ephemeral::All::default(),
                 due: Due::new(topic_life.idle),
                 spare: Vec::new(),
+                pushed: Instant::now(),
             }),
+            version: AtomicU64::new(1),
             explicit: topic_life.explicit,
         }
     }
@@ -137,7 +168,11 @@ impl Window {
                 }
                 (row, place.seats.insert(waiter))
             };
-            let seats = topics.iter().map(&mut sit).collect();
+            let mut topics = topics.iter();
+            let seats = match (topics.next(), topics.as_slice()) {
+                (Some(one), []) => Seats::One(sit(one)),
+                (first, others) => Seats::Several(first.into_iter().chain(others).map(sit).collect()),
+            };
             (Attached { waiter, seats, heard: state.ephemerals.count }, state.head)
         })
     }
@@ -145,7 +180,7 @@ impl Window {
     /// Gives a place up. Nothing of it stays.
     pub(crate) fn detach(&self, attached: &Attached) {
         let waiter = self.change(|state, wakers| {
-            for &(row, seat) in &attached.seats {
+            for &(row, seat) in attached.seats() {
                 let place = &mut state.places[row];
                 place.seats.remove(seat);
                 if place.seats.is_empty() {
@@ -170,7 +205,7 @@ impl Window {
     }
 
     /// Takes what follows the cursor, as much as the batch allows. If there is nothing, moves the cursor to the end of the
-    /// log, or of the batch, and keeps the waker for the next entry.
+    /// log, or of the batch, and keeps the waker for the next entry; the waker is also kept once a batch of frames has all.
     pub(crate) fn next(
         &self,
         attached: &mut Attached,
@@ -181,15 +216,23 @@ impl Window {
     ) -> Taken {
         let mut state = self.state.lock();
         let standing = state.standing(attached, *cursor);
-        let head = state.head;
+        let (head, at) = (state.head, state.pushed);
+        let mut stretch = None;
         let all = match standing {
             Standing::Off => false,
             Standing::Behind => {
-                let all = state.take(attached, cursor.position(), batch, out);
-                if out.is_empty() {
-                    *cursor = cursor.run().at(batch.up_to.min(head.position()));
+                let found = if batch.joined { state.stretch(attached, *cursor) } else { None };
+                if let Some((found, all)) = found {
+                    *cursor = found.last;
+                    stretch = Some(found);
+                    all
+                } else {
+                    let all = state.take(attached, cursor.position(), batch, out);
+                    if out.is_empty() {
+                        *cursor = cursor.run().at(batch.up_to.min(head.position()));
+                    }
+                    all
                 }
-                all
             }
             Standing::Level | Standing::Finished | Standing::Closed => {
                 state.settle(cursor);
@@ -207,10 +250,22 @@ impl Window {
                 attached.heard = state.ephemerals.count;
             }
         }
-        if standing == Standing::Level {
+        let waits = standing == Standing::Level || batch.joined && all && state.goes_on(attached);
+        let waits = waits.then(|| self.version());
+        if waits.is_some() {
             Self::wait(state, attached, waker, false);
         }
-        Taken { standing, head }
+        Taken { standing, head, at, stretch, waits }
+    }
+
+    /// For as long as this stays the same, there is nothing new for anyone who waits.
+    pub(crate) fn version(&self) -> Version {
+        Version(NonZeroU64::new(self.version.load(Ordering::Acquire)).unwrap_or(NonZeroU64::MAX))
+    }
+
+    /// Only under the lock.
+    fn changed(&self) {
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     /// Keeps the waker for the end of the hub, and for nothing else. Not if that is there, or the end of its topics.
@@ -277,6 +332,7 @@ impl Window {
             for (row, topic) in attached.rows().zip(topics) {
                 state.shelf.learn(row, finished.contains(topic), page.through.position());
             }
+            self.changed();
         }
     }
 
@@ -297,6 +353,7 @@ impl Window {
         forget_behind();
         state.shelf.forget(topic, sure);
         state.forgotten += 1;
+        self.changed();
     }
 
     /// Sends those who follow some topics, and are not past a position, to the store: what lies before was lost.
@@ -316,6 +373,7 @@ impl Window {
         let mut state = self.state.lock();
         if place.run() == state.head.run() && place.position() > state.head.position() {
             state.head = place;
+            self.changed();
         }
     }
 
@@ -348,7 +406,9 @@ impl Window {
 
     #[cfg(feature = "test-util")]
     pub(crate) fn evict(&self) {
-        self.state.lock().shelf.evict_all();
+        let mut state = self.state.lock();
+        state.shelf.evict_all();
+        self.changed();
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -360,6 +420,7 @@ impl Window {
         let mut state = self.state.lock();
         let mut wakers = std::mem::take(&mut state.spare);
         let result = change(&mut state, &mut wakers);
+        self.changed();
         drop(state);
         if wakers.capacity() == 0 {
             return result;

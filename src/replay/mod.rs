@@ -24,6 +24,6 @@ pub use self::{
     store::ReplayStore,
 };
 pub(crate) use self::{
-    shelf::{Limits, Room, Shelf},
+    shelf::{Limits, Room, Shelf, Stretch},
     store::{BoxFuture, ErasedStore, Outcomes},
 };

@@ -1,6 +1,6 @@
 //! [`Read`] and [`Page`]: one step of reading a log.
 
-use super::{Cursor, Entry, Record};
+use super::{Cursor, Entry, Record, Stretch};
 use crate::{Topic, Topics};
 use std::sync::Arc;
 
@@ -28,13 +28,15 @@ pub struct Read {
     pub max_events: usize,
     /// The page ends with the record that reaches this many bytes, so that it always has at least one.
     pub max_bytes: usize,
+    /// One frame in place of entries will do.
+    pub(crate) joined: bool,
 }
 
 impl Read {
     /// A read of up to 256 records or 256 KiB.
     #[must_use]
     pub fn new(topics: impl Into<Topics>, from: ReadFrom) -> Self {
-        Self { topics: topics.into(), from, max_events: 256, max_bytes: 256 * 1024 }
+        Self { topics: topics.into(), from, max_events: 256, max_bytes: 256 * 1024, joined: false }
     }
 }
 
@@ -56,19 +58,28 @@ pub struct Page {
     pub foreign: bool,
     /// Those of the asked topics that were finished at or before `through`.
     pub finished: Vec<Topic>,
+    /// In place of entries.
+    pub(crate) stretch: Option<Stretch>,
 }
 
 impl Page {
     /// An empty page that is complete up to `through`.
     #[must_use]
     pub fn new(through: Cursor) -> Self {
-        Self { entries: Vec::new(), through, floor: 0, foreign: false, finished: Vec::new() }
+        Self { entries: Vec::new(), through, floor: 0, foreign: false, finished: Vec::new(), stretch: None }
     }
 
     /// The answer to a cursor that is none of this log's.
     #[must_use]
     pub fn foreign(newest: Cursor) -> Self {
         Self { foreign: true, ..Self::new(newest) }
+    }
+
+    /// Before the first thing in it.
+    pub(crate) fn begin(&self) -> Cursor {
+        let entry = self.entries.first().map(|entry| entry.cursor());
+        let stretch = || self.stretch.as_ref().map(|stretch| stretch.last.run().at(stretch.first));
+        entry.or_else(stretch).map_or(self.through, Cursor::before)
     }
 
     /// Adds the next record.

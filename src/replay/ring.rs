@@ -177,11 +177,21 @@ impl State {
             ReadFrom::Earliest => 0,
             ReadFrom::Last(n) => kept.before_last(rows.iter().copied(), n),
         };
-        let mut room = Room { events: ask.max_events, bytes: ask.max_bytes };
-        let all = kept.collect(rows.iter().copied(), (after, u64::MAX), &mut room, &mut page.entries);
-        if let (false, Some(last)) = (all, page.entries.last()) {
-            page.through = last.cursor();
+        let asked = || rows.iter().copied();
+        let stretch = if ask.joined { self.shelf.stretch_after(asked(), after) } else { None };
+        if let Some((stretch, all)) = stretch {
+            if !all {
+                page.through = stretch.last;
+            }
+            page.stretch = Some(stretch);
+        } else {
+            let mut room = Room { events: ask.max_events, bytes: ask.max_bytes };
+            let all = self.shelf.collect(asked(), (after, u64::MAX), &mut room, &mut page.entries);
+            if let (false, Some(last)) = (all, page.entries.last()) {
+                page.through = last.cursor();
+            }
         }
+        let kept = &self.shelf;
         let through = page.through.position();
         page.finished = ask
             .topics

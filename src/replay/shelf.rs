@@ -9,8 +9,10 @@ mod collect;
 #[cfg(test)]
 mod model_tests;
 mod removal;
+mod stretch;
 
-pub(crate) use self::collect::Room;
+use self::stretch::Blocks;
+pub(crate) use self::{collect::Room, stretch::Stretch};
 use super::{Entry, Kind};
 use crate::Topic;
 use slab::Slab;
@@ -68,6 +70,10 @@ pub(crate) struct Shelf {
     base: u64,
     /// With fewer rows than this, most of what is allocated is not needed.
     sparse: usize,
+    /// Rows that have, or had, blocks.
+    with_blocks: Vec<usize>,
+    /// The memory of what is joined in them.
+    joined: usize,
 }
 
 struct Placed {
@@ -79,6 +85,8 @@ struct Placed {
 struct Row {
     topic: Topic,
     entries: VecDeque<Arc<Entry>>,
+    /// Only if it was read by someone who was behind.
+    blocks: Option<Box<Blocks>>,
     /// Where the newest entry of each key is, for keys that have one.
     keys: BTreeMap<Box<str>, u64>,
     bytes: usize,
@@ -112,9 +120,20 @@ impl Row {
         self.entries.binary_search_by_key(&position, |entry| entry.position()).ok()
     }
 
-    /// The index of the first entry after a position.
+    /// The index of the first entry after a position. Most who ask are near the end, so that is where it begins.
     fn after(&self, position: u64) -> usize {
-        self.entries.partition_point(|entry| entry.position() <= position)
+        let is_after = |index: usize| self.entries[index].position() > position;
+        let (mut high, mut step) = (self.entries.len(), 1);
+        while high >= step && is_after(high - step) {
+            high -= step;
+            step *= 2;
+        }
+        let mut low = (high + 1).saturating_sub(step);
+        while low < high {
+            let middle = low.midpoint(high);
+            if is_after(middle) { high = middle } else { low = middle + 1 }
+        }
+        low
     }
 }
 
@@ -132,6 +151,8 @@ impl Shelf {
             lasting_bytes: 0,
             base,
             sparse: 0,
+            with_blocks: Vec::new(),
+            joined: 0,
         }
     }
 
@@ -147,6 +168,7 @@ impl Shelf {
         let row = self.rows.insert(Row {
             topic: topic.clone(),
             entries: VecDeque::new(),
+            blocks: None,
             keys: BTreeMap::new(),
             bytes: 0,
             floor: self.base,
@@ -232,6 +254,9 @@ impl Shelf {
         it.known = true;
         it.pushed.0 += 1;
         it.pushed.1 += entry.frame().len() as u64;
+        if let Some(blocks) = &mut it.blocks {
+            self.joined -= blocks.push(&entry);
+        }
         it.entries.push_back(entry);
         it.bytes += cost;
         self.bytes += cost;
@@ -287,6 +312,7 @@ impl Shelf {
 
     /// Removes everything: the log continues from `base`. Pinned rows stay in place, empty.
     pub(crate) fn clear(&mut self, base: u64) {
+        self.drop_blocks();
         self.order.clear();
         self.lasting.clear();
         self.ends.clear();

@@ -7,7 +7,7 @@ use crate::{
         Shared, Store,
         error::SubscriptionError,
         follow::Start,
-        gap::{Gap, GapPolicy, GapReason, Resume},
+        gap::{Gap, GapReason, Resume},
         snapshot::Snapshots,
         window::Standing,
     },
@@ -29,16 +29,18 @@ impl Follower {
             attached,
             cursor: head,
             pending: VecDeque::new(),
-            through: None,
+            held: None,
             gap: None,
             told: 0,
-            owed_from: None,
             stuck: 0,
             outcome: Resume::Fresh,
             opened: false,
             phase: Phase::Ended(None),
             start: Start::Now,
-            on_gap: GapPolicy::Report,
+            joined: false,
+            waits: None,
+            waker: None,
+            on_gap: None,
             filter: None,
             meter: None,
             pace: None,
@@ -65,7 +67,7 @@ impl Follower {
             Start::Last(n) => ReadFrom::Last(n),
         };
         self.opened = false;
-        self.phase = Phase::Off(from);
+        self.phase = Phase::Off(Box::new(from));
     }
 
     /// Whether the client sent an id of this log, old as it may be.
@@ -77,7 +79,7 @@ impl Follower {
     pub(crate) fn snapshot_first(&mut self, snapshots: &Snapshots) {
         if self.outcome == Resume::Fresh {
             self.opened = true;
-            self.phase = self.snapshot(snapshots);
+            self.phase = self.snapshot(snapshots, None);
         }
     }
 
@@ -100,13 +102,14 @@ impl Follower {
 
     pub(super) fn follow_from(&mut self, cursor: Cursor) {
         self.cursor = cursor;
+        self.waits = None;
         let standing = self.shared.window.assess(&self.attached, cursor);
         self.opened = standing != Standing::Off;
         self.phase = match standing {
             // The store also judges cursors of another run, and knows which topics are finished.
-            Standing::Off => Phase::Off(ReadFrom::After(cursor)),
+            Standing::Off => Phase::Off(Box::new(ReadFrom::After(cursor))),
             // A topic that is finished has no "now": its late reader gets what is held, then the end.
-            Standing::Finished if !self.has_id() => Phase::Off(ReadFrom::Earliest),
+            Standing::Finished if !self.has_id() => Phase::Off(Box::new(ReadFrom::Earliest)),
             _ => Phase::Window,
         };
     }
@@ -118,15 +121,16 @@ impl Follower {
 
     /// A gap that is known and not yet handed over.
     pub(crate) fn known_gap(&self) -> Option<Gap> {
-        self.gap.map(|(gap, _)| gap)
+        self.gap.as_ref().map(|gap| gap.0)
     }
 
     /// Whether the client has everything there will ever be: it sent a good id, nothing follows it, and all its topics
     /// are finished.
     pub(crate) fn is_complete(&self) -> bool {
-        let mut end = self.through.unwrap_or(self.cursor);
+        let mut end = self.held.as_ref().map_or(self.cursor, |held| held.through);
         self.outcome() == Some(Resume::Resumed)
             && self.pending.is_empty()
+            && self.held.as_ref().is_none_or(|held| held.stretch.is_none())
             && self.shared.window.settle(&self.attached, &mut end) == Standing::Finished
     }
 

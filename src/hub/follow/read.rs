@@ -1,6 +1,6 @@
 //! What a follower reads from the store, and what it takes from a page.
 
-use super::{Follower, Phase};
+use super::{Follower, Heading, Held, Phase, Reading};
 use crate::{
     hub::{
         Store,
@@ -26,43 +26,44 @@ impl Follower {
             match &mut self.phase {
                 Phase::Window | Phase::Snapshot(_) | Phase::Ended(_) => return Poll::Ready(Ok(())),
                 Phase::Off(from) => {
-                    let from = *from;
+                    let from = **from;
                     let (max_events, max_bytes) = self.shared.settings.page;
-                    let read = Read { topics: self.topics.clone(), from, max_events, max_bytes };
+                    let read = Read { max_events, max_bytes, ..Read::new(&self.topics, from) };
                     let age = self.shared.window.age();
                     match &self.shared.store {
                         Store::Ring(ring) => {
-                            let page = ring.read_now(&read);
+                            let mut page = ring.read_now(&Read { joined: self.joined, ..read.clone() });
+                            if page.stretch.is_some() && self.shared.window.has_between(&self.attached, page.through) {
+                                page = ring.read_now(&read);
+                            }
                             self.take(from, age, page);
                         }
                         Store::Other(store) => {
                             let read = self.shared.in_time(Arc::clone(store).read(read));
-                            self.phase = Phase::Reading(from, age, read);
+                            self.phase = Phase::Reading(Box::new(Reading { from, age, read }));
                         }
                     }
                 }
-                Phase::Reading(from, age, read) => {
-                    let page = ready!(read.as_mut().poll(cx));
-                    let (from, age) = (*from, *age);
+                Phase::Reading(reading) => {
+                    let page = ready!(reading.read.as_mut().poll(cx));
+                    let Reading { from, age, .. } = **reading;
                     self.phase = Phase::Ended(None);
                     let page = page?;
                     match &self.shared.store {
                         Store::Other(store) if page.through.run() != age.run && self.shared.window.age() == age => {
                             let head = self.shared.in_time(Arc::clone(store).head());
-                            self.phase = Phase::Heading(from, age, page, head);
+                            self.phase = Phase::Heading(Box::new(Heading { from, age, page, head }));
                         }
                         _ => self.take_checked(from, age, page)?,
                     }
                 }
-                Phase::Heading(_, age, _, head) => {
-                    let head = ready!(head.as_mut().poll(cx));
-                    let age = *age;
-                    let Phase::Heading(from, _, page, _) = std::mem::replace(&mut self.phase, Phase::Ended(None))
-                    else {
+                Phase::Heading(heading) => {
+                    let head = ready!(heading.head.as_mut().poll(cx));
+                    let Phase::Heading(heading) = std::mem::replace(&mut self.phase, Phase::Ended(None)) else {
                         return Poll::Ready(Ok(()));
                     };
-                    let head = head?;
-                    self.shared.window.reset_if(age, head);
+                    let Heading { from, age, page, .. } = *heading;
+                    self.shared.window.reset_if(age, head?);
                     self.take_checked(from, self.shared.window.age(), page)?;
                 }
             }
@@ -92,7 +93,7 @@ impl Follower {
             self.restart_meter();
         }
         // Ids never run ahead of what was handed over, so not past the first entry that is held.
-        let begin = page.entries.first().map_or(page.through, |entry| entry.cursor().before());
+        let begin = page.begin();
         match from {
             ReadFrom::After(cursor) if page.foreign => {
                 let gap = Gap { reason: GapReason::Foreign, after: Some(cursor), through: page.through };
@@ -109,26 +110,27 @@ impl Follower {
                 self.told = page.floor;
                 let through = page.through.run().at(page.floor);
                 // A gap that is still to be reported grows.
-                let earlier = self.gap.map(|(gap, _)| gap);
+                let earlier = self.known_gap();
                 let gap = earlier.unwrap_or(Gap { reason: GapReason::Evicted, after: Some(cursor), through });
                 self.set_gap(Gap { through, ..gap }, begin);
             }
             ReadFrom::After(_) => {}
             ReadFrom::Earliest | ReadFrom::Last(_) => match &mut self.gap {
-                Some((_, resumes_after)) => *resumes_after = begin,
+                Some(gap) => gap.1 = begin,
                 None => self.cursor = begin,
             },
         }
         self.shared.window.learn(&self.attached, &self.topics, &page, age);
         let late = !self.opened && !self.has_id() && matches!(from, ReadFrom::After(_));
         self.opened = true;
-        if late && page.entries.is_empty() && page.finished.len() == self.topics.len() {
+        let empty = page.entries.is_empty() && page.stretch.is_none();
+        if late && empty && page.finished.len() == self.topics.len() {
             // As in `follow_from`, now that the store has told.
-            self.phase = Phase::Off(ReadFrom::Earliest);
+            self.phase = Phase::Off(Box::new(ReadFrom::Earliest));
             return;
         }
         self.phase = Phase::Window;
-        let Page { mut entries, mut through, .. } = page;
+        let Page { mut entries, mut through, stretch, .. } = page;
         if let (Some(pace), false) = (&mut self.pace, entries.is_empty()) {
             match pace.round(self.cursor).filter(|_| self.gap.is_none()) {
                 // What came after the round began is for the next.
@@ -144,14 +146,13 @@ impl Follower {
         let at = self.cursor.position();
         self.shared.window.put_between(&mut self.attached, at, through, &mut entries);
         self.pending = entries.into();
-        self.through = Some(through);
+        self.held = Some(Box::new(Held { stretch, through }));
     }
 
     pub(super) fn set_gap(&mut self, gap: Gap, resumes_after: Cursor) {
         if !self.opened && self.outcome == Resume::Resumed {
             self.outcome = Resume::Gap(gap.reason);
         }
-        self.owed_from = gap.after;
-        self.gap = Some((gap, resumes_after));
+        self.gap = Some(Box::new((gap, resumes_after)));
     }
 }

@@ -12,7 +12,7 @@ use loom::{future::block_on, sync::Arc as LoomArc, thread};
 use std::{future::poll_fn, task::Poll, time::Duration};
 
 const T: Topic = Topic::from_static("t");
-const ONE: Batch = Batch { room: Room { events: 1, bytes: usize::MAX }, up_to: u64::MAX };
+const ONE: Batch = Batch { room: Room { events: 1, bytes: usize::MAX }, up_to: u64::MAX, joined: false };
 
 struct Log {
     window: Window,

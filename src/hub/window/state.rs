@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Topic,
-    replay::{Cursor, Entry, Shelf},
+    replay::{Cursor, Entry, Shelf, Stretch},
 };
 use slab::Slab;
 use std::{collections::VecDeque, sync::Arc, task::Waker};
@@ -27,6 +27,8 @@ pub(super) struct State {
     pub(super) due: Due,
     /// The list of wakers of the last publish, kept for its memory.
     pub(super) spare: Vec<Waker>,
+    /// When an entry was last shown.
+    pub(super) pushed: Instant,
 }
 
 /// What there is of a topic beside its entries.
@@ -98,7 +100,7 @@ impl State {
         batch: Batch,
         out: &mut VecDeque<Arc<Entry>>,
     ) -> bool {
-        let Batch { mut room, up_to } = batch;
+        let Batch { mut room, up_to, .. } = batch;
         for (number, ephemeral) in self.unheard(attached, (after, up_to)) {
             let until = ephemeral.position();
             if !self.shelf.collect(attached.rows(), (after, until), &mut room, out) || !room.take(ephemeral) {
@@ -108,6 +110,17 @@ impl State {
             (after, attached.heard) = (until, number);
         }
         self.shelf.collect(attached.rows(), (after, up_to), &mut room, out)
+    }
+
+    /// The same as one frame, if nothing ephemeral stands between.
+    pub(super) fn stretch(&mut self, attached: &Attached, cursor: Cursor) -> Option<(Stretch, bool)> {
+        let level = attached.heard == self.ephemerals.count;
+        if level { self.shelf.stretch_after(attached.rows(), cursor.position()) } else { None }
+    }
+
+    /// Whether who has everything has to wait for more.
+    pub(super) fn goes_on(&self, attached: &Attached) -> bool {
+        !self.closed && attached.rows().all(|row| self.shelf.finished(row).is_none())
     }
 
     /// What a store has already shown may be past the head.
@@ -124,6 +137,7 @@ impl State {
         }
         self.head = cursor;
         let now = Instant::now();
+        self.pushed = now;
         self.shelf.expire(now);
         // A topic that is followed has a row, and its row stays in place.
         if let Some(row) = self.shelf.row(entry.record().topic()) {

@@ -135,7 +135,7 @@ async fn follow<S: ReplayStore>(store: Arc<S>, reader: Reader, done: Arc<AtomicB
         // Asked first: a page that is read after the last append is the end if it is empty.
         let last = done.load(Ordering::Acquire);
         let from = ReadFrom::After(cursor);
-        let read = Read { topics: reader.topics.clone(), from, max_events: reader.max_events, max_bytes: usize::MAX };
+        let read = Read { max_events: reader.max_events, max_bytes: usize::MAX, ..Read::new(&reader.topics, from) };
         let page = read_page(&*store, read).await?;
         judge_step(cursor, &page).map_err(|violation| {
             let topics: Vec<_> = reader.topics.iter().collect();

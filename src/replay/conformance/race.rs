@@ -91,7 +91,7 @@ pub(super) async fn evicting<S: ReplayStore>(mut log: Trial<S>) -> Verdict {
 }
 
 fn read(topics: &Topics, from: ReadFrom) -> Read {
-    Read { topics: topics.clone(), from, max_events: ALL.0, max_bytes: ALL.1 }
+    Read { max_events: ALL.0, max_bytes: ALL.1, ..Read::new(topics, from) }
 }
 
 /// Reads some topics in two tasks, again and again, while something is done, which is told that there were pages.

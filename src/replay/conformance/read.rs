@@ -94,7 +94,7 @@ pub(super) async fn dropped<S: ReplayStore>(mut log: Trial<S>) -> Verdict {
         for from in [ReadFrom::Earliest, log.after(1), ReadFrom::Last(2)] {
             {
                 let mut read =
-                    pin!(log.store.read(Read { topics: topics([&a, &b]), from, max_events: 2, max_bytes: 100 }));
+                    pin!(log.store.read(Read { max_events: 2, max_bytes: 100, ..Read::new(topics([&a, &b]), from) }));
                 for _ in 0..polls {
                     let answered = poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx).is_ready())).await;
                     if answered {

@@ -95,7 +95,7 @@ impl<S: ReplayStore> Trial<S> {
         from: ReadFrom,
         (max_events, max_bytes): (usize, usize),
     ) -> Verdict<Page> {
-        let read = Read { topics: topics.into(), from, max_events, max_bytes };
+        let read = Read { max_events, max_bytes, ..Read::new(topics, from) };
         let page = read_page(&*self.store, read.clone()).await?;
         if page.through.position() > self.book.newest() {
             // Numbers may be skipped, so it need not be the position of a record. Then the head knows of it.

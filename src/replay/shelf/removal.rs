@@ -92,6 +92,9 @@ impl Shelf {
     pub(super) fn take(&mut self, row: usize, index: usize) -> Option<Arc<Entry>> {
         let it = &mut self.rows[row];
         let entry = it.entries.remove(index)?;
+        if let Some(blocks) = &mut it.blocks {
+            self.joined -= blocks.remove(&entry, index == 0);
+        }
         it.bytes -= entry.cost();
         self.bytes -= entry.cost();
         if it.lasts(&entry) {

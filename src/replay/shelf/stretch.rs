@@ -1,0 +1,180 @@
+//! Stretches: frames that stand behind each other in one piece of memory, so that a crowd of readers who are behind shares one
+//! copy of them, and goes on by many entries in one step.
+//!
+//! The entries of a row are cut into blocks of about a frame, and the frames of a block are joined when someone asks for
+//! more than one of them. That is a cache: dropping it changes nothing but speed.
+//!
+//! Invariant: every entry of a row that has blocks is in one of them.
+
+use super::{Row, Shelf};
+use crate::{
+    replay::{Cursor, Entry},
+    response::FRAME_TARGET,
+};
+use bytes::{Bytes, BytesMut};
+use std::{collections::VecDeque, sync::Arc};
+
+/// What is joined may take this much over all rows, beside the entries themselves.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+
+/// Entries of one topic that follow each other, as the bytes of one frame.
+#[derive(Debug)]
+pub(crate) struct Stretch {
+    pub(crate) frame: Bytes,
+    /// The position of the first entry.
+    pub(crate) first: u64,
+    pub(crate) last: Cursor,
+}
+
+/// Those of one row, in order.
+#[derive(Default)]
+pub(super) struct Blocks(VecDeque<Block>);
+
+struct Block {
+    /// The positions of the first and the newest entry that were ever in it.
+    first: u64,
+    newest: u64,
+    entries: usize,
+    bytes: usize,
+    /// What it holds, in one piece.
+    joined: Option<Joined>,
+}
+
+struct Joined {
+    frame: Bytes,
+    last: Cursor,
+    /// Position and end of each entry.
+    ends: Box<[(u64, usize)]>,
+}
+
+impl Blocks {
+    fn of(entries: &VecDeque<Arc<Entry>>) -> Self {
+        let mut blocks = Self::default();
+        for entry in entries {
+            blocks.push(entry);
+        }
+        blocks
+    }
+
+    /// Says how much memory that frees here, as `remove` does.
+    pub(super) fn push(&mut self, entry: &Entry) -> usize {
+        let (position, len) = (entry.position(), entry.frame().len());
+        // What an end without an event looks like is for each subscription to say.
+        let fits = |block: &&mut Block| block.bytes + len <= FRAME_TARGET && !entry.record().is_bare_finish();
+        if let Some(block) = self.0.back_mut().filter(fits) {
+            block.newest = position;
+            block.entries += 1;
+            block.bytes += len;
+            return block.split();
+        }
+        self.0.push_back(Block { first: position, newest: position, entries: 1, bytes: len, joined: None });
+        0
+    }
+
+    /// Takes in that an entry is gone, the oldest one or another.
+    pub(super) fn remove(&mut self, entry: &Entry, oldest: bool) -> usize {
+        let Some(index) = self.find(entry.position()) else { return 0 };
+        let block = &mut self.0[index];
+        block.entries -= 1;
+        block.bytes -= entry.frame().len();
+        if block.entries == 0 {
+            return self.0.remove(index).map_or(0, |mut block| block.split());
+        }
+        // What stands behind the oldest is still whole.
+        if oldest { 0 } else { block.split() }
+    }
+
+    fn find(&self, position: u64) -> Option<usize> {
+        let last = self.0.len().checked_sub(1)?;
+        let at_end = self.0[last].first <= position;
+        Some(if at_end { last } else { self.0.partition_point(|block| block.newest < position) })
+    }
+}
+
+impl Block {
+    fn split(&mut self) -> usize {
+        self.joined.take().map_or(0, |joined| joined.cost())
+    }
+}
+
+impl Joined {
+    fn new<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>, count: usize, bytes: usize) -> Option<Self> {
+        let (mut frame, mut ends) = (BytesMut::with_capacity(bytes), Vec::with_capacity(count));
+        let mut last = None;
+        for entry in entries.take(count) {
+            frame.extend_from_slice(entry.frame());
+            ends.push((entry.position(), frame.len()));
+            last = Some(entry.cursor());
+        }
+        Some(Self { frame: frame.freeze(), last: last?, ends: ends.into() })
+    }
+
+    /// What it has after a position, unless that is nothing.
+    fn after(&self, position: u64) -> Option<Stretch> {
+        let next = self.ends.partition_point(|(at, _)| *at <= position);
+        let start = next.checked_sub(1).map_or(0, |before| self.ends[before].1);
+        let first = self.ends.get(next)?.0;
+        Some(Stretch { frame: self.frame.slice(start..), first, last: self.last })
+    }
+
+    fn cost(&self) -> usize {
+        self.frame.len() + size_of_val(&*self.ends)
+    }
+}
+
+impl Row {
+    /// What follows a position, as one frame; adds what had to be joined for it to `cost`.
+    fn stretch_after(&mut self, position: u64, cost: &mut usize) -> Option<Stretch> {
+        let index = self.after(position);
+        let first = self.entries.get(index).filter(|entry| !entry.record().is_bare_finish())?;
+        let alone = || Stretch { frame: first.frame().clone(), first: first.position(), last: first.cursor() };
+        if index + 1 == self.entries.len() {
+            // The usual case: it is read as it is published.
+            return Some(alone());
+        }
+        let blocks = self.blocks.get_or_insert_with(|| Box::new(Blocks::of(&self.entries)));
+        let found = blocks.find(first.position())?;
+        let block = &mut blocks.0[found];
+        if block.entries == 1 {
+            return Some(alone());
+        }
+        if block.joined.is_none() {
+            let start = self.entries.partition_point(|entry| entry.position() < block.first);
+            let joined = Joined::new(self.entries.range(start..), block.entries, block.bytes)?;
+            *cost += joined.cost();
+            block.joined = Some(joined);
+        }
+        block.joined.as_ref()?.after(position)
+    }
+}
+
+impl Shelf {
+    /// What some rows have after a position as one frame, if it is of one row; and whether that is all there is. An end
+    /// without an event is not in a frame.
+    pub(crate) fn stretch_after(&mut self, rows: impl Iterator<Item = usize>, position: u64) -> Option<(Stretch, bool)> {
+        let mut rows = rows.filter(|row| self.has_after(*row, position));
+        let (row, None) = (rows.next()?, rows.next()) else { return None };
+        drop(rows);
+        let it = &mut self.rows[row];
+        let had_blocks = it.blocks.is_some();
+        let stretch = it.stretch_after(position, &mut self.joined)?;
+        let all = stretch.last.position() == it.newest();
+        if it.blocks.is_some() && !had_blocks {
+            self.with_blocks.push(row);
+        }
+        if self.joined > MOST_BYTES || self.with_blocks.len() > 64 + 2 * self.rows.len() {
+            self.drop_blocks();
+        }
+        Some((stretch, all))
+    }
+
+    /// They are made anew where they are needed.
+    pub(super) fn drop_blocks(&mut self) {
+        for row in self.with_blocks.drain(..) {
+            if let Some(it) = self.rows.get_mut(row) {
+                it.blocks = None;
+            }
+        }
+        self.joined = 0;
+    }
+}
