@@ -42,7 +42,7 @@ pin_project! {
 impl SubscriptionBody {
     pub(crate) fn new(mut follower: Follower, settings: Arc<Settings>) -> Self {
         follower.join();
-        let wire = Wire { follower, settings, state: State::Opening, sent: None };
+        let wire = Wire { follower, settings, state: State::Opening, sent: None, sent_at: Instant::now() };
         Self { wire: Some(wire), beats: Beats::new() }
     }
 
@@ -60,8 +60,8 @@ impl Body for SubscriptionBody {
         let mut this = self.project();
         let Some(wire) = this.wire else { return Poll::Ready(None) };
         let frame = match wire.poll_sent(cx) {
-            Poll::Ready(Some(Ok((frame, at)))) => {
-                this.beats.sent(at.unwrap_or_else(Instant::now));
+            Poll::Ready(Some(Ok(frame))) => {
+                this.beats.sent(wire.sent_at);
                 Ok(frame)
             }
             Poll::Ready(Some(Err(error))) => Err(error),
@@ -93,8 +93,11 @@ struct Wire {
     follower: Follower,
     settings: Arc<Settings>,
     state: State,
-    /// The last id that the client has or was sent.
-    sent: Option<Cursor>,
+    /// The position of the last id that the client has or was sent.
+    sent: Option<u64>,
+    /// When something was last sent, or published: what is live was published just now, which saves asking the clock for
+    /// each delivery.
+    sent_at: Instant,
 }
 
 enum State {
@@ -107,17 +110,15 @@ enum State {
     Ended,
 }
 
-/// A frame; and when it was published, if that was just now, which saves asking the clock for each delivery.
-type Sent = (Bytes, Option<Instant>);
-
 impl Wire {
-    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Sent, SubscriptionError>>> {
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
         loop {
             let frame = if let State::Following = self.state {
                 match ready!(self.follower.poll_step(cx)) {
-                    Some(Ok(Step::Stretch(stretch, at))) => {
+                    Some(Ok(Step::Stretch(stretch))) => {
                         self.sent = Some(stretch.last);
-                        return Poll::Ready(Some(Ok((stretch.frame, at))));
+                        self.sent_at = self.follower.newest_at();
+                        return Poll::Ready(Some(Ok(stretch.frame)));
                     }
                     Some(Ok(Step::Entry(entry))) => self.frame(&entry),
                     Some(Ok(Step::Gap(gap))) => self.gap(gap),
@@ -137,7 +138,8 @@ impl Wire {
             };
             // An end without an event is nothing to a client that takes no blocks that only move its id.
             if !frame.is_empty() {
-                return Poll::Ready(Some(Ok((frame, None))));
+                self.sent_at = Instant::now();
+                return Poll::Ready(Some(Ok(frame)));
             }
         }
     }
@@ -184,7 +186,7 @@ impl Wire {
     /// An ephemeral event has no id.
     fn has_sent(&mut self, entry: &Entry) {
         if !entry.is_ephemeral() {
-            self.sent = Some(entry.cursor());
+            self.sent = Some(entry.position());
         }
     }
 
@@ -200,7 +202,7 @@ impl Wire {
     /// that resumes by the query parameter.
     fn opening(&mut self) -> Bytes {
         let retry = Event::new().retry(self.settings.draw_retry());
-        self.sent = self.follower.place();
+        self.sent = self.follower.place().map(Cursor::position);
         match self.sent {
             Some(_) => self.cursor_move(retry),
             // The id comes later. The standard applies `retry:` at the end of its line.
@@ -214,7 +216,7 @@ impl Wire {
         let report = Event::new().event_type(self.settings.names.gap_event.clone()).data(gap.to_json());
         let mut frame = BytesMut::new();
         report.encode_into(None, &mut frame);
-        self.sent = self.follower.place();
+        self.sent = self.follower.place().map(Cursor::position);
         if self.sent.is_some() {
             frame.extend_from_slice(&self.cursor_move(Event::new()));
         }
@@ -223,14 +225,14 @@ impl Wire {
 
     /// The state, and only then the id from which the log is followed.
     fn snapshot(&mut self, snapshot: &Snapshot) -> Bytes {
-        self.sent = Some(snapshot.cursor);
+        self.sent = Some(snapshot.cursor.position());
         [&snapshot.frame[..], &self.cursor_move(Event::new())].concat().into()
     }
 
     /// The id, if the position has moved past what the client did not want, so that it does not come back for that; and
     /// the reason, if it is to be told.
     fn end(&self) -> Bytes {
-        let place = self.follower.place();
+        let place = self.follower.place().map(Cursor::position);
         let moved = if place == self.sent { Bytes::new() } else { self.cursor_move(Event::new()) };
         let Some(reason) = self.follower.end_reason().filter(|_| self.settings.announce_ends) else { return moved };
         let data = format!(r#"{{"reason":"{reason}"}}"#);
@@ -246,11 +248,11 @@ impl Wire {
 
     /// What an idle connection sends: its heartbeat, with the new id if the position has moved.
     fn heartbeat(&mut self) -> Bytes {
-        let moved = self.follower.is_level() && self.sent != Some(self.follower.cursor());
+        let moved = self.follower.is_level() && self.sent != Some(self.follower.cursor().position());
         if !moved || matches!(self.settings.cursor_moves, CursorMoves::Off) {
             return self.settings.keep_alive.frame();
         }
-        self.sent = Some(self.follower.cursor());
+        self.sent = Some(self.follower.cursor().position());
         match self.settings.keep_alive.named() {
             // Scripts wait for the heartbeat itself, so it carries the id.
             Some(event) => event.encode(Some(&self.follower.cursor().into())),

@@ -61,8 +61,8 @@ pub(crate) type Filter = dyn Fn(&Record) -> bool + Send + Sync;
 /// What a subscription comes to next.
 pub(crate) enum Step {
     Entry(Arc<Entry>),
-    /// Entries in one frame, only if that was asked for; and when they were published, if that was just now.
-    Stretch(Stretch, Option<Instant>),
+    /// Entries in one frame, only if that was asked for.
+    Stretch(Stretch),
     Gap(Gap),
     Snapshot(Snapshot),
 }
@@ -160,6 +160,11 @@ impl Follower {
         self.joined = self.filter.is_none() && self.meter.is_none() && self.pace.is_none();
     }
 
+    /// When the newest frame that it gave was published, or read from the store.
+    pub(crate) fn newest_at(&self) -> Instant {
+        self.attached.newest_at
+    }
+
     /// Sets how far it may fall behind, from now on.
     pub(crate) fn set_lag_budget(&mut self, budget: LagBudget) {
         self.meter = None;
@@ -204,8 +209,7 @@ impl Follower {
 
     /// Whether there is nothing to hand over at this moment; then the cursor is at the end of the log.
     pub(crate) fn is_level(&mut self) -> bool {
-        self.is_live()
-            && self.shared.window.settle(&self.attached, &mut self.cursor) == Standing::Level
+        self.is_live() && self.shared.window.settle(&self.attached, &mut self.cursor) == Standing::Level
     }
 
     fn snapshot(&self, snapshots: &Snapshots, owed_from: Option<Cursor>) -> Phase {
@@ -213,6 +217,7 @@ impl Follower {
     }
 
     /// The next step; `None` at the end.
+    #[inline]
     pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step, SubscriptionError>>> {
         if self.waits == Some(self.shared.window.version()) && self.is_woken_by(cx.waker()) {
             return Poll::Pending;
@@ -244,7 +249,7 @@ impl Follower {
                 self.waker = Some(cx.waker().clone());
             }
             if let Some(stretch) = taken.stretch {
-                return Poll::Ready(Some(Ok(Step::Stretch(stretch, Some(taken.at)))));
+                return Poll::Ready(Some(Ok(Step::Stretch(stretch))));
             }
             match taken.standing {
                 Standing::Behind => {}
@@ -259,7 +264,7 @@ impl Follower {
     }
 
     /// Whether it is on the window, with nothing else to do or to hand over.
-    fn is_live(&self) -> bool {
+    pub(crate) fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Window)
             && self.doubt.is_none()
             && self.gap.is_none()
@@ -290,8 +295,9 @@ impl Follower {
             return Poll::Ready(Ok(Some(Step::Snapshot(snapshot))));
         }
         if let Some(stretch) = self.held.as_mut().and_then(|held| held.stretch.take()) {
-            self.cursor = stretch.last;
-            return Poll::Ready(Ok(Some(Step::Stretch(stretch, None))));
+            self.cursor = self.cursor.run().at(stretch.last);
+            self.attached.newest_at = Instant::now();
+            return Poll::Ready(Ok(Some(Step::Stretch(stretch))));
         }
         if let Some(entry) = self.next_within(usize::MAX) {
             return Poll::Ready(Ok(Some(Step::Entry(entry))));

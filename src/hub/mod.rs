@@ -35,7 +35,7 @@ pub use self::{
 use self::{error::PublishErrorKind, publish::Queue, settings::Settings, window::Window};
 use crate::{
     Event, LastEventId, Topic, Topics,
-    replay::{BoxFuture, Cursor, ErasedStore, Kind, ReadError, Record, Ring},
+    replay::{BoxFuture, Cursor, Draft, ErasedStore, Kind, ReadError, Record, Ring},
 };
 use http::request::Parts;
 use std::{fmt, sync::Arc, time::Duration};
@@ -103,13 +103,13 @@ enum Store {
 }
 
 impl Shared {
-    fn check(&self, record: &Record) -> Result<(), PublishError> {
-        let (size, limit) = (record.size(), self.max_event_bytes);
+    fn check(&self, topic: &Topic, size: usize) -> Result<(), PublishError> {
+        let limit = self.max_event_bytes;
         if size > limit {
             return Err(PublishErrorKind::TooLarge { size, limit }.into());
         }
-        if !self.window.admits(record.topic()) {
-            return Err(PublishErrorKind::UnknownTopic(record.topic().clone()).into());
+        if !self.window.admits(topic) {
+            return Err(PublishErrorKind::UnknownTopic(topic.clone()).into());
         }
         Ok(())
     }
@@ -153,7 +153,11 @@ impl Hub {
     /// Dropping the future takes nothing back: an event that the store takes is sent to all who follow the topic, or, if
     /// the future was never polled, does not exist.
     pub async fn publish(&self, topic: impl Into<Topic>, event: Event) -> Result<Cursor, PublishError> {
-        self.publish_record(Record::new(topic, event)).await
+        let shared = &self.handle.shared;
+        match &shared.store {
+            Store::Ring(ring) => publish::into_ring(shared, ring, Draft::new(topic.into(), event)),
+            Store::Other(_) => self.publish_record(Record::new(topic, event)).await,
+        }
     }
 
     /// Publishes a batch in its order, and returns one outcome for each record.
@@ -192,7 +196,11 @@ impl Hub {
     ///
     /// As [`publish`](Self::publish), and [`PublishError::is_busy`] where it would have to wait.
     pub fn publish_now(&self, topic: impl Into<Topic>, event: Event) -> Result<Cursor, PublishError> {
-        self.publish_record_now(Record::new(topic, event))
+        let shared = &self.handle.shared;
+        match &shared.store {
+            Store::Ring(ring) => publish::into_ring(shared, ring, Draft::new(topic.into(), event)),
+            Store::Other(_) => self.publish_record_now(Record::new(topic, event)),
+        }
     }
 
     /// Publishes one record without waiting: an event with a key or labels, the newest of its key, or an end; also from
@@ -277,7 +285,7 @@ impl Hub {
     /// ends a topic, or is the newest of its key, has to be kept.
     pub fn publish_ephemeral_record(&self, record: Record) -> Result<usize, PublishError> {
         let shared = &self.handle.shared;
-        shared.check(&record)?;
+        shared.check(record.topic(), record.size())?;
         if record.kind() != Kind::Event {
             return Err(PublishErrorKind::NotEphemeral.into());
         }

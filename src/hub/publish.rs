@@ -12,14 +12,14 @@ use super::{
 };
 use crate::{
     Topic, Topics,
-    replay::{AppendError, Cursor, Entry, ErasedStore, Outcomes, Read, ReadError, ReadFrom, Record, Ring},
+    replay::{AppendError, Cursor, Draft, Entry, ErasedStore, Outcomes, Read, ReadError, ReadFrom, Record, Ring},
     sync::Mutex,
 };
 use std::{collections::BTreeSet, error::Error, sync::Arc, time::Duration};
 use tokio::{
     runtime::Handle,
     sync::oneshot,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 type Outcome = Result<Cursor, PublishError>;
@@ -73,15 +73,14 @@ pub(crate) async fn forget(shared: &Arc<Shared>, topic: Topic) -> Result<(), Rea
 
 /// Publishes without waiting, or says why that cannot be.
 pub(crate) fn now(shared: &Arc<Shared>, record: Record) -> Outcome {
-    shared.check(&record)?;
     let store = match &shared.store {
-        Store::Ring(ring) => {
-            let pushed = shared.window.publish_if_open(|show| push(ring, record, show));
-            return pushed.unwrap_or(Err(Kind::Closed.into()));
-        }
-        Store::Other(_) if shared.window.is_closed() => return Err(Kind::Closed.into()),
+        Store::Ring(ring) => return into_ring(shared, ring, record.into()),
         Store::Other(store) => store,
     };
+    shared.check(record.topic(), record.size())?;
+    if shared.window.is_closed() {
+        return Err(Kind::Closed.into());
+    }
     let turn = Turn::try_take(shared).ok_or(Kind::Busy)?;
     if turn.is_unsure() {
         turn.recover_later();
@@ -108,7 +107,7 @@ pub(crate) fn without_waiting(shared: &Arc<Shared>, record: Record) {
     }
     // Only for when the hub's own is gone, which is tried first.
     let Some(runtime) = Handle::try_current().ok().or_else(|| shared.runtime.clone()) else { return };
-    if shared.check(&record).is_ok() && !shared.window.is_closed() {
+    if shared.check(record.topic(), record.size()).is_ok() && !shared.window.is_closed() {
         let (reply, _) = oneshot::channel();
         enqueue(shared, Job { work: Work::Append(Append { records: vec![record], count: 1, reply }), runtime });
     }
@@ -118,11 +117,12 @@ pub(crate) fn without_waiting(shared: &Arc<Shared>, record: Record) {
 pub(crate) async fn all(shared: &Arc<Shared>, records: Vec<Record>) -> Vec<Outcome> {
     let count = records.len();
     // What is too large is told apart first, so that the others go on without it.
-    let checked = records.into_iter().map(|record| shared.check(&record).map(|()| record));
+    let checked = records.into_iter().map(|record| shared.check(record.topic(), record.size()).map(|()| record));
     if let Store::Ring(ring) = &shared.store {
-        let checked: Vec<_> = checked.collect();
-        let pushed =
-            shared.window.publish_if_open(|show| checked.into_iter().map(|record| push(ring, record?, show)).collect());
+        let drafts: Vec<_> = checked.map(|record| record.map(Draft::from)).collect();
+        let pushed = shared
+            .window
+            .publish_if_open(|now, show| drafts.into_iter().map(|draft| push(ring, draft?, now, show)).collect());
         return pushed.unwrap_or_else(|| failed(count, &Kind::Closed));
     }
     if shared.window.is_closed() {
@@ -138,8 +138,15 @@ pub(crate) async fn all(shared: &Arc<Shared>, records: Vec<Record>) -> Vec<Outco
     refused.into_iter().map(outcome).collect()
 }
 
-fn push(ring: &Ring, record: Record, show: &mut dyn FnMut(Arc<Entry>)) -> Outcome {
-    let entry = ring.push(record)?;
+/// Publishes over the ring, which never waits.
+pub(crate) fn into_ring(shared: &Shared, ring: &Ring, draft: Draft) -> Outcome {
+    shared.check(draft.topic(), draft.size())?;
+    let pushed = shared.window.publish_if_open(|now, show| push(ring, draft, now, show));
+    pushed.unwrap_or(Err(Kind::Closed.into()))
+}
+
+fn push(ring: &Ring, draft: Draft, now: Instant, show: &mut dyn FnMut(Arc<Entry>)) -> Outcome {
+    let entry = ring.push(draft, now)?;
     let cursor = entry.cursor();
     show(entry);
     Ok(cursor)
@@ -223,7 +230,7 @@ impl Turn {
             entries.extend(outcome.as_ref().ok().map(|cursor| Arc::new(Entry::new(*cursor, record.clone()))));
             answers.push(outcome.map_err(PublishError::from));
         }
-        self.shared.window.publish(|show| entries.into_iter().for_each(show));
+        self.shared.window.publish(entries);
         self.mark_sure();
         answers
     }
@@ -274,7 +281,7 @@ impl Turn {
                 match job.work {
                     Work::Append(append) => appends.push(append),
                     Work::Forget(topic, reply) => {
-                        let asked = tokio::time::Instant::now();
+                        let asked = Instant::now();
                         let forgotten = self.shared.in_time(Arc::clone(store).forget(topic.clone())).await;
                         // After a failure, whether the topic is still there is for the store to say.
                         self.shared.window.forget(&topic, forgotten.is_ok(), || ());
@@ -347,7 +354,7 @@ impl Turn {
                 self.shared.window.advance(page.through);
                 return Ok(());
             }
-            self.shared.window.publish(|show| page.entries.into_iter().for_each(show));
+            self.shared.window.publish(page.entries);
         }
     }
 }

@@ -67,6 +67,8 @@ pub(crate) struct Attached {
     seats: Seats,
     /// It had, or is not to have, the ephemeral events up to this number.
     heard: u64,
+    /// When the newest frame that it took was published.
+    pub(crate) newest_at: Instant,
 }
 
 /// Row and seat, for each topic.
@@ -118,9 +120,8 @@ pub(crate) struct Batch {
 #[derive(Debug)]
 pub(crate) struct Taken {
     pub(crate) standing: Standing,
-    /// Where the log ended, and when that was published.
+    /// Where the log ended.
     pub(crate) head: Cursor,
-    pub(crate) at: Instant,
     /// In place of entries.
     pub(crate) stretch: Option<Stretch>,
     /// Of which version there is nothing more, if the waker is kept for what comes.
@@ -173,7 +174,7 @@ impl Window {
                 (Some(one), []) => Seats::One(sit(one)),
                 (first, others) => Seats::Several(first.into_iter().chain(others).map(sit).collect()),
             };
-            (Attached { waiter, seats, heard: state.ephemerals.count }, state.head)
+            (Attached { waiter, seats, heard: state.ephemerals.count, newest_at: now }, state.head)
         })
     }
 
@@ -206,6 +207,7 @@ impl Window {
 
     /// Takes what follows the cursor, as much as the batch allows. If there is nothing, moves the cursor to the end of the
     /// log, or of the batch, and keeps the waker for the next entry; the waker is also kept once a batch of frames has all.
+    #[inline]
     pub(crate) fn next(
         &self,
         attached: &mut Attached,
@@ -216,15 +218,16 @@ impl Window {
     ) -> Taken {
         let mut state = self.state.lock();
         let standing = state.standing(attached, *cursor);
-        let (head, at) = (state.head, state.pushed);
+        let head = state.head;
         let mut stretch = None;
         let all = match standing {
             Standing::Off => false,
             Standing::Behind => {
                 let found = if batch.joined { state.stretch(attached, *cursor) } else { None };
                 if let Some((found, all)) = found {
-                    *cursor = found.last;
+                    *cursor = cursor.run().at(found.last);
                     stretch = Some(found);
+                    attached.newest_at = state.pushed;
                     all
                 } else {
                     let all = state.take(attached, cursor.position(), batch, out);
@@ -239,23 +242,23 @@ impl Window {
                 true
             }
         };
-        let since = &mut state.waiters[attached.waiter].since;
-        if !all && standing == Standing::Behind {
-            // One that has slept counts from now on.
-            since.get_or_insert_with(Instant::now);
-        }
-        if all {
-            *since = None;
-            if batch.up_to >= head.position() {
-                attached.heard = state.ephemerals.count;
+        if let Some(rare) = &mut state.waiters[attached.waiter].rare {
+            match standing {
+                // One that has slept counts from now on.
+                Standing::Behind if !all => drop(rare.since.get_or_insert_with(Instant::now)),
+                _ if all => rare.since = None,
+                _ => {}
             }
+        }
+        if all && batch.up_to >= head.position() {
+            attached.heard = state.ephemerals.count;
         }
         let waits = standing == Standing::Level || batch.joined && all && state.goes_on(attached);
         let waits = waits.then(|| self.version());
         if waits.is_some() {
             Self::wait(state, attached, waker, false);
         }
-        Taken { standing, head, at, stretch, waits }
+        Taken { standing, head, stretch, waits }
     }
 
     /// For as long as this stays the same, there is nothing new for anyone who waits.
@@ -274,15 +277,18 @@ impl Window {
         let sleeps = !state.closed && state.standing(attached, cursor) != Standing::Finished;
         if sleeps {
             // It is not behind for as long as it does not want to look.
-            state.waiters[attached.waiter].since = None;
+            state.waiters[attached.waiter].rare.get_or_insert_default().since = None;
             Self::wait(state, attached, waker, true);
         }
         sleeps
     }
 
+    #[inline]
     fn wait(mut state: MutexGuard<'_, State>, attached: &Attached, waker: &Waker, asleep: bool) {
         let waiter = &mut state.waiters[attached.waiter];
-        waiter.asleep = asleep;
+        if let Some(rare) = &mut waiter.rare {
+            rare.asleep = asleep;
+        }
         if !waiter.waker.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
             let old = waiter.waker.replace(waker.clone());
             // Not under the lock: what a waker drops may be the application's.
@@ -291,9 +297,11 @@ impl Window {
         }
     }
 
-    /// What was published to its topics so far.
+    /// What was published to its topics so far. Who asks is also told, next time, since when it is behind.
     pub(crate) fn published(&self, attached: &Attached) -> Published {
-        Self::published_in(&self.state.lock(), attached)
+        let mut state = self.state.lock();
+        state.waiters[attached.waiter].rare.get_or_insert_default();
+        Self::published_in(&state, attached)
     }
 
     /// The same, and how many events and bytes there are after a position; `None` for a cursor that is off the window.
@@ -304,7 +312,8 @@ impl Window {
     }
 
     fn published_in(state: &State, attached: &Attached) -> Published {
-        let mut published = Published { events: 0, bytes: 0, waiting_since: state.waiters[attached.waiter].since };
+        let waiting_since = state.waiters[attached.waiter].rare.as_ref().and_then(|rare| rare.since);
+        let mut published = Published { events: 0, bytes: 0, waiting_since };
         for row in attached.rows() {
             let (events, bytes) = state.shelf.pushed(row);
             published.events += events;
@@ -336,14 +345,22 @@ impl Window {
         }
     }
 
-    /// Lets `append` give the log its next entries and shows them to everyone, in one critical section.
-    pub(crate) fn publish<R>(&self, append: impl FnOnce(&mut dyn FnMut(Arc<Entry>)) -> R) -> R {
-        self.change(|state, wakers| append(&mut |entry| state.push(entry, wakers)))
+    /// Shows entries that a store took to everyone.
+    pub(crate) fn publish(&self, entries: impl IntoIterator<Item = Arc<Entry>>) {
+        let now = Instant::now();
+        self.change(|state, wakers| entries.into_iter().for_each(|entry| state.push(entry, now, wakers)));
     }
 
-    /// The same, unless the hub was closed.
-    pub(crate) fn publish_if_open<R>(&self, append: impl FnOnce(&mut dyn FnMut(Arc<Entry>)) -> R) -> Option<R> {
-        self.change(|state, wakers| (!state.closed).then(|| append(&mut |entry| state.push(entry, wakers))))
+    /// Lets `append` give the log its next entries and shows them to everyone, in one critical section; unless the hub was
+    /// closed.
+    pub(crate) fn publish_if_open<R>(
+        &self,
+        append: impl FnOnce(Instant, &mut dyn FnMut(Arc<Entry>)) -> R,
+    ) -> Option<R> {
+        let now = Instant::now();
+        let show =
+            |state: &mut State, wakers: &mut Vec<Waker>| append(now, &mut |entry| state.push(entry, now, wakers));
+        self.change(|state, wakers| (!state.closed).then(|| show(state, wakers)))
     }
 
     /// Removes what there is of a topic. Who follows it and has everything goes on, if it is sure that it was forgotten

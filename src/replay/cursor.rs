@@ -80,11 +80,11 @@ impl Cursor {
     /// The text form without an allocation.
     pub(crate) fn text(self) -> CursorText {
         let mut text = CursorText { bytes: [0; CursorText::MAX], start: CursorText::MAX };
-        text.prepend_number(self.run.epoch, 36);
+        text.prepend_number::<36>(self.run.epoch);
         text.prepend(b'.');
-        text.prepend_number(self.run.number.into(), 10);
+        text.prepend_number::<10>(self.run.number.into());
         text.prepend(b'.');
-        text.prepend_number(self.position, 10);
+        text.prepend_number::<10>(self.position);
         text
     }
 }
@@ -104,11 +104,12 @@ impl CursorText {
         self.bytes[self.start] = byte;
     }
 
-    fn prepend_number(&mut self, mut number: u64, base: u8) {
+    // The base is known to the compiler, because dividing by what it does not know takes several times as long.
+    fn prepend_number<const BASE: u64>(&mut self, mut number: u64) {
         loop {
-            let [digit, ..] = (number % u64::from(base)).to_le_bytes();
+            let [digit, ..] = (number % BASE).to_le_bytes();
             self.prepend(b"0123456789abcdefghijklmnopqrstuvwxyz"[usize::from(digit)]);
-            number /= u64::from(base);
+            number /= BASE;
             if number == 0 {
                 return;
             }

@@ -24,6 +24,7 @@ pub use self::{
     store::ReplayStore,
 };
 pub(crate) use self::{
+    record::Draft,
     shelf::{Limits, Room, Shelf, Stretch},
     store::{BoxFuture, ErasedStore, Outcomes},
 };

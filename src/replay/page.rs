@@ -78,7 +78,7 @@ impl Page {
     /// Before the first thing in it.
     pub(crate) fn begin(&self) -> Cursor {
         let entry = self.entries.first().map(|entry| entry.cursor());
-        let stretch = || self.stretch.as_ref().map(|stretch| stretch.last.run().at(stretch.first));
+        let stretch = || self.stretch.as_ref().map(|stretch| self.through.run().at(stretch.first));
         entry.or_else(stretch).map_or(self.through, Cursor::before)
     }
 

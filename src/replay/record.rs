@@ -220,6 +220,47 @@ impl fmt::Display for BodyError {
 
 impl std::error::Error for BodyError {}
 
+/// A record on its way into a log, whose body only it holds: the id is written behind it, into the room that the encoder
+/// left there.
+pub(crate) struct Draft {
+    body: BytesMut,
+    /// All but the body.
+    record: Record,
+}
+
+impl Draft {
+    pub(crate) fn new(topic: Topic, event: Event) -> Self {
+        let record = Record::with_body(topic, Kind::Event, Bytes::new(), SystemTime::now());
+        Self { body: event.into_body(), record }
+    }
+
+    pub(crate) fn topic(&self) -> &Topic {
+        &self.record.topic
+    }
+
+    /// As that of a record.
+    pub(crate) fn size(&self) -> usize {
+        self.body.len() + self.record.size()
+    }
+}
+
+impl From<Record> for Draft {
+    fn from(mut record: Record) -> Self {
+        let body = std::mem::take(&mut record.body).try_into_mut().unwrap_or_else(|shared| {
+            let mut copy = BytesMut::with_capacity(shared.len() + encode::ID_ROOM);
+            copy.extend_from_slice(&shared);
+            copy
+        });
+        Self { body, record }
+    }
+}
+
+impl From<Draft> for Record {
+    fn from(draft: Draft) -> Self {
+        Self { body: draft.body.freeze(), ..draft.record }
+    }
+}
+
 /// A [`Record`] and its place in the log, encoded once for every client that will read it.
 pub struct Entry {
     cursor: Cursor,
@@ -232,12 +273,16 @@ impl Entry {
     /// Gives a record its place.
     #[must_use]
     pub fn new(cursor: Cursor, record: Record) -> Self {
-        Self::encoded(cursor, record, false)
+        Self::of(cursor, record.into())
+    }
+
+    pub(crate) fn of(cursor: Cursor, draft: Draft) -> Self {
+        Self::encoded(cursor, draft, false)
     }
 
     /// One that has no place of its own, but stands behind the one at `after`.
     pub(crate) fn ephemeral(after: Cursor, record: Record) -> Self {
-        Self::encoded(after, record, true)
+        Self::encoded(after, record.into(), true)
     }
 
     /// Says where an ephemeral one stands, once that is known.
@@ -245,15 +290,9 @@ impl Entry {
         self.cursor = after;
     }
 
-    fn encoded(cursor: Cursor, mut record: Record, ephemeral: bool) -> Self {
-        let body = std::mem::take(&mut record.body);
-        let len = body.len();
-        // The only holder of a body writes the id behind it, into the room that the encoder left there.
-        let mut frame = body.try_into_mut().unwrap_or_else(|shared| {
-            let mut copy = BytesMut::with_capacity(len + encode::ID_ROOM);
-            copy.extend_from_slice(&shared);
-            copy
-        });
+    fn encoded(cursor: Cursor, draft: Draft, ephemeral: bool) -> Self {
+        let Draft { body: mut frame, mut record } = draft;
+        let len = frame.len();
         if ephemeral {
             encode::finish(&mut frame);
         } else {

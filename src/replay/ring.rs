@@ -1,7 +1,8 @@
 //! [`Ring`]: the log in the memory of the process.
 
 use super::{
-    AppendError, Cursor, Entry, Limits, Page, Read, ReadError, ReadFrom, Record, Refused, ReplayStore, Room, Run, Shelf,
+    AppendError, Cursor, Draft, Entry, Limits, Page, Read, ReadError, ReadFrom, Record, Refused, ReplayStore, Room,
+    Run, Shelf,
 };
 use crate::{Topic, sync::Mutex};
 use std::{sync::Arc, time::Duration};
@@ -116,8 +117,8 @@ impl Ring {
     }
 
     /// Appends one record and returns it with its place, ready to be sent.
-    pub(crate) fn push(&self, record: Record) -> Result<Arc<Entry>, Refused> {
-        self.state.lock().push(record)
+    pub(crate) fn push(&self, draft: Draft, now: Instant) -> Result<Arc<Entry>, Refused> {
+        self.state.lock().push(draft, now)
     }
 
     pub(crate) fn forget_now(&self, topic: &Topic) {
@@ -141,19 +142,19 @@ impl State {
         self.run.at(self.position)
     }
 
-    fn push(&mut self, record: Record) -> Result<Arc<Entry>, Refused> {
-        let now = Instant::now();
+    fn push(&mut self, draft: Draft, now: Instant) -> Result<Arc<Entry>, Refused> {
         self.shelf.expire(now);
-        if self.shelf.row(record.topic()).is_some_and(|row| self.shelf.finished(row).is_some()) {
+        let row = self.shelf.row(draft.topic());
+        if row.is_some_and(|row| self.shelf.finished(row).is_some()) {
             return Err(Refused::Finished);
         }
-        let entry = Entry::new(self.run.at(self.position + 1), record);
+        let entry = Entry::of(self.run.at(self.position + 1), draft);
         if entry.cost() > self.shelf.limits.bytes_per_topic.min(self.shelf.limits.total_bytes) {
             return Err(Refused::TooLarge);
         }
         let entry = Arc::new(entry);
         self.position += 1;
-        self.shelf.push(Arc::clone(&entry), now);
+        self.shelf.push_to(row, Arc::clone(&entry), now);
         Ok(entry)
     }
 
@@ -181,7 +182,7 @@ impl State {
         let stretch = if ask.joined { self.shelf.stretch_after(asked(), after) } else { None };
         if let Some((stretch, all)) = stretch {
             if !all {
-                page.through = stretch.last;
+                page.through = self.run.at(stretch.last);
             }
             page.stretch = Some(stretch);
         } else {
@@ -231,7 +232,8 @@ impl ReplayStore for Ring {
     }
 
     fn try_append(&self, records: &Arc<[Record]>) -> Option<Result<Vec<Result<Cursor, Refused>>, AppendError>> {
+        let now = Instant::now();
         let mut state = self.state.lock();
-        Some(Ok(records.iter().map(|record| Ok(state.push(record.clone())?.cursor())).collect()))
+        Some(Ok(records.iter().map(|record| Ok(state.push(record.clone().into(), now)?.cursor())).collect()))
     }
 }

@@ -121,6 +121,7 @@ impl Row {
     }
 
     /// The index of the first entry after a position. Most who ask are near the end, so that is where it begins.
+    #[inline]
     fn after(&self, position: u64) -> usize {
         let is_after = |index: usize| self.entries[index].position() > position;
         let (mut high, mut step) = (self.entries.len(), 1);
@@ -161,10 +162,7 @@ impl Shelf {
         self.index.get(topic).copied()
     }
 
-    fn row_or_new(&mut self, topic: &Topic) -> usize {
-        if let Some(row) = self.row(topic) {
-            return row;
-        }
+    fn new_row(&mut self, topic: &Topic) -> usize {
         let row = self.rows.insert(Row {
             topic: topic.clone(),
             entries: VecDeque::new(),
@@ -185,7 +183,7 @@ impl Shelf {
 
     /// Keeps the row of a topic in place, making it if need be.
     pub(crate) fn pin(&mut self, topic: &Topic) -> usize {
-        let row = self.row_or_new(topic);
+        let row = self.row(topic).unwrap_or_else(|| self.new_row(topic));
         self.rows[row].pins += 1;
         row
     }
@@ -228,9 +226,14 @@ impl Shelf {
         self.rows.capacity()
     }
 
-    /// Puts an entry behind all others, and removes what no longer fits.
-    pub(crate) fn push(&mut self, entry: Arc<Entry>, now: Instant) {
-        let row = self.row_or_new(entry.record().topic());
+    #[cfg(test)]
+    fn push(&mut self, entry: Arc<Entry>, now: Instant) {
+        self.push_to(self.row(entry.record().topic()), entry, now);
+    }
+
+    /// Puts an entry behind all others, and removes what no longer fits. `row` is that of its topic, if it has one.
+    pub(crate) fn push_to(&mut self, row: Option<usize>, entry: Arc<Entry>, now: Instant) {
+        let row = row.unwrap_or_else(|| self.new_row(entry.record().topic()));
         let position = entry.position();
         let kind = entry.record().kind();
         self.supersede(row, &entry);
@@ -282,6 +285,14 @@ impl Shelf {
             if !too_much_lasts || !self.has_ended(&oldest) {
                 self.evict_placed(&oldest);
             }
+        }
+        // Most of what goes for its own topic's bounds was the oldest of all.
+        let gone = |placed: &Placed| {
+            let it = self.rows.get(placed.row);
+            it.and_then(Row::front).is_none_or(|front| front > placed.position)
+        };
+        while self.order.front().is_some_and(gone) {
+            self.order.pop_front();
         }
         if self.order.len() + self.lasting.len() > 2 * self.entries + 64 {
             let rows = &self.rows;

@@ -93,7 +93,8 @@ impl Window {
     /// Whether a subscription is still to have something ephemeral before a place.
     pub(crate) fn has_between(&self, attached: &Attached, through: Cursor) -> bool {
         let state = self.state.lock();
-        state.head.run() == through.run() && !state.unheard(attached, (0, through.position().saturating_sub(1))).is_empty()
+        state.head.run() == through.run()
+            && !state.unheard(attached, (0, through.position().saturating_sub(1))).is_empty()
     }
 
     /// Puts what a subscription at a position is still to have before another in its place among what the store has

@@ -29,7 +29,8 @@ impl Log {
 
     /// As the hub does it over the ring: one critical section.
     fn publish(&self) {
-        self.window.publish(|show| show(self.ring.push(Record::new(T, Event::new())).unwrap()));
+        let draft = Record::new(T, Event::new()).into();
+        self.window.publish_if_open(|now, show| show(self.ring.push(draft, now).unwrap()));
     }
 
     /// The follow loop in short: `count` entries, from the window or else from the ring.

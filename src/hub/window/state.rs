@@ -46,6 +46,13 @@ pub(super) struct Place {
 pub(super) struct Waiter {
     /// What to wake if it has everything.
     pub(super) waker: Option<Waker>,
+    /// Most have none.
+    pub(super) rare: Option<Box<Rare>>,
+}
+
+/// Of a subscription that rests, or may not lag as it likes.
+#[derive(Default)]
+pub(super) struct Rare {
     /// Whether it sleeps, and is woken only by the end of the hub.
     pub(super) asleep: bool,
     /// When the oldest entry came that it has not taken.
@@ -70,6 +77,7 @@ impl State {
         Age { run: self.head.run(), forgotten: self.forgotten }
     }
 
+    #[inline]
     pub(super) fn standing(&self, attached: &Attached, cursor: Cursor) -> Standing {
         let position = cursor.position();
         // After a restart, only the store knows which topics are finished.
@@ -113,12 +121,14 @@ impl State {
     }
 
     /// The same as one frame, if nothing ephemeral stands between.
+    #[inline]
     pub(super) fn stretch(&mut self, attached: &Attached, cursor: Cursor) -> Option<(Stretch, bool)> {
         let level = attached.heard == self.ephemerals.count;
         if level { self.shelf.stretch_after(attached.rows(), cursor.position()) } else { None }
     }
 
     /// Whether who has everything has to wait for more.
+    #[inline]
     pub(super) fn goes_on(&self, attached: &Attached) -> bool {
         !self.closed && attached.rows().all(|row| self.shelf.finished(row).is_none())
     }
@@ -130,17 +140,17 @@ impl State {
         }
     }
 
-    pub(super) fn push(&mut self, entry: Arc<Entry>, wakers: &mut Vec<Waker>) {
+    pub(super) fn push(&mut self, entry: Arc<Entry>, now: Instant, wakers: &mut Vec<Waker>) {
         let cursor = entry.cursor();
         if cursor.run() != self.head.run() {
             self.reset(cursor.run().at(cursor.position().saturating_sub(1)), wakers);
         }
         self.head = cursor;
-        let now = Instant::now();
         self.pushed = now;
         self.shelf.expire(now);
         // A topic that is followed has a row, and its row stays in place.
-        if let Some(row) = self.shelf.row(entry.record().topic()) {
+        let row = self.shelf.row(entry.record().topic());
+        if let Some(row) = row {
             if let Some(life) = self.places.get_mut(row).and_then(|place| place.life.as_mut()) {
                 life.used(now);
             }
@@ -148,12 +158,14 @@ impl State {
         }
         // What is published to is used.
         self.forget_unused(now);
-        self.shelf.push(entry, now);
+        self.shelf.push_to(row, entry, now);
     }
 
     pub(super) fn wake_all(&mut self, wakers: &mut Vec<Waker>) {
         for (_, waiter) in &mut self.waiters {
-            waiter.asleep = false;
+            if let Some(rare) = &mut waiter.rare {
+                rare.asleep = false;
+            }
             wakers.extend(waiter.waker.take());
         }
     }
@@ -163,10 +175,13 @@ impl State {
         let Some(place) = self.places.get(row) else { return };
         for (_, &waiter) in &place.seats {
             let waiter = &mut self.waiters[waiter];
-            if !waiter.asleep {
-                waiter.since = waiter.since.or(since);
-                wakers.extend(waiter.waker.take());
+            if let Some(rare) = &mut waiter.rare {
+                if rare.asleep {
+                    continue;
+                }
+                rare.since = rare.since.or(since);
             }
+            wakers.extend(waiter.waker.take());
         }
     }
 

@@ -15,7 +15,7 @@ fn only_who_has_everything_is_moved_to_the_end() {
     let topic = Topic::from_static("t");
     let publish = |topic, position| {
         let entry = Arc::new(Entry::new(run.at(position), Record::new(topic, Event::new())));
-        window.publish(|show| show(entry));
+        window.publish([entry]);
     };
     publish(topic.clone(), 1);
     let (attached, mut cursor) = window.attach(&(&topic).into());

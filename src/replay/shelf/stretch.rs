@@ -7,10 +7,7 @@
 //! Invariant: every entry of a row that has blocks is in one of them.
 
 use super::{Row, Shelf};
-use crate::{
-    replay::{Cursor, Entry},
-    response::FRAME_TARGET,
-};
+use crate::{replay::Entry, response::FRAME_TARGET};
 use bytes::{Bytes, BytesMut};
 use std::{collections::VecDeque, sync::Arc};
 
@@ -21,9 +18,15 @@ const MOST_BYTES: usize = 4 * 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Stretch {
     pub(crate) frame: Bytes,
-    /// The position of the first entry.
+    /// The positions of the first and the last entry.
     pub(crate) first: u64,
-    pub(crate) last: Cursor,
+    pub(crate) last: u64,
+}
+
+impl Stretch {
+    fn of(entry: &Entry) -> Self {
+        Self { frame: entry.frame().clone(), first: entry.position(), last: entry.position() }
+    }
 }
 
 /// Those of one row, in order.
@@ -42,7 +45,6 @@ struct Block {
 
 struct Joined {
     frame: Bytes,
-    last: Cursor,
     /// Position and end of each entry.
     ends: Box<[(u64, usize)]>,
 }
@@ -98,23 +100,21 @@ impl Block {
 }
 
 impl Joined {
-    fn new<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>, count: usize, bytes: usize) -> Option<Self> {
+    fn new<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>, count: usize, bytes: usize) -> Self {
         let (mut frame, mut ends) = (BytesMut::with_capacity(bytes), Vec::with_capacity(count));
-        let mut last = None;
         for entry in entries.take(count) {
             frame.extend_from_slice(entry.frame());
             ends.push((entry.position(), frame.len()));
-            last = Some(entry.cursor());
         }
-        Some(Self { frame: frame.freeze(), last: last?, ends: ends.into() })
+        Self { frame: frame.freeze(), ends: ends.into() }
     }
 
-    /// What it has after a position, unless that is nothing.
-    fn after(&self, position: u64) -> Option<Stretch> {
-        let next = self.ends.partition_point(|(at, _)| *at <= position);
+    /// What it has from a position on, unless that is nothing.
+    fn from(&self, position: u64) -> Option<Stretch> {
+        let next = self.ends.partition_point(|(at, _)| *at < position);
         let start = next.checked_sub(1).map_or(0, |before| self.ends[before].1);
-        let first = self.ends.get(next)?.0;
-        Some(Stretch { frame: self.frame.slice(start..), first, last: self.last })
+        let (first, last) = (self.ends.get(next)?.0, self.ends.last()?.0);
+        Some(Stretch { frame: self.frame.slice(start..), first, last })
     }
 
     fn cost(&self) -> usize {
@@ -123,49 +123,59 @@ impl Joined {
 }
 
 impl Row {
-    /// What follows a position, as one frame; adds what had to be joined for it to `cost`.
-    fn stretch_after(&mut self, position: u64, cost: &mut usize) -> Option<Stretch> {
-        let index = self.after(position);
-        let first = self.entries.get(index).filter(|entry| !entry.record().is_bare_finish())?;
-        let alone = || Stretch { frame: first.frame().clone(), first: first.position(), last: first.cursor() };
-        if index + 1 == self.entries.len() {
-            // The usual case: it is read as it is published.
-            return Some(alone());
-        }
+    /// What stands at an index and behind it in its block, as one frame; adds what had to be joined for it to `cost`.
+    fn stretch_at(&mut self, index: usize, cost: &mut usize) -> Option<Stretch> {
+        let first = &self.entries[index];
         let blocks = self.blocks.get_or_insert_with(|| Box::new(Blocks::of(&self.entries)));
         let found = blocks.find(first.position())?;
         let block = &mut blocks.0[found];
         if block.entries == 1 {
-            return Some(alone());
+            return Some(Stretch::of(first));
         }
         if block.joined.is_none() {
             let start = self.entries.partition_point(|entry| entry.position() < block.first);
-            let joined = Joined::new(self.entries.range(start..), block.entries, block.bytes)?;
+            let joined = Joined::new(self.entries.range(start..), block.entries, block.bytes);
             *cost += joined.cost();
             block.joined = Some(joined);
         }
-        block.joined.as_ref()?.after(position)
+        block.joined.as_ref()?.from(first.position())
     }
 }
 
 impl Shelf {
     /// What some rows have after a position as one frame, if it is of one row; and whether that is all there is. An end
     /// without an event is not in a frame.
-    pub(crate) fn stretch_after(&mut self, rows: impl Iterator<Item = usize>, position: u64) -> Option<(Stretch, bool)> {
+    #[inline]
+    pub(crate) fn stretch_after(
+        &mut self,
+        rows: impl Iterator<Item = usize>,
+        position: u64,
+    ) -> Option<(Stretch, bool)> {
         let mut rows = rows.filter(|row| self.has_after(*row, position));
         let (row, None) = (rows.next()?, rows.next()) else { return None };
         drop(rows);
+        let it = &self.rows[row];
+        let index = it.after(position);
+        let first = it.entries.get(index).filter(|entry| !entry.record().is_bare_finish())?;
+        if index + 1 == it.entries.len() {
+            // The usual case: it is read as it is published.
+            return Some((Stretch::of(first), true));
+        }
+        let stretch = self.joined_at(row, index)?;
+        let all = stretch.last == self.rows[row].newest();
+        Some((stretch, all))
+    }
+
+    fn joined_at(&mut self, row: usize, index: usize) -> Option<Stretch> {
         let it = &mut self.rows[row];
-        let had_blocks = it.blocks.is_some();
-        let stretch = it.stretch_after(position, &mut self.joined)?;
-        let all = stretch.last.position() == it.newest();
-        if it.blocks.is_some() && !had_blocks {
+        if it.blocks.is_none() {
             self.with_blocks.push(row);
         }
+        let stretch = it.stretch_at(index, &mut self.joined);
         if self.joined > MOST_BYTES || self.with_blocks.len() > 64 + 2 * self.rows.len() {
             self.drop_blocks();
         }
-        Some((stretch, all))
+        stretch
     }
 
     /// They are made anew where they are needed.
