@@ -4,6 +4,7 @@ use super::{Limits, Room, Shelf};
 use crate::{
     Event, Topic,
     replay::{Entry, Kind, Record, Run},
+    response::FRAME_TARGET,
 };
 use proptest::prelude::*;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -13,13 +14,20 @@ const TOPICS: usize = 4;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Push { topic: usize, kind: Kind, key: usize, size: usize },
+    Push {
+        topic: usize,
+        kind: Kind,
+        key: usize,
+        size: usize,
+    },
     Wait(u64),
     Forget(usize),
     Lose(usize, u64),
     Pin(usize),
     Unpin(usize),
     Clear(u64),
+    /// Read what a topic has, by frames.
+    Follow(usize, u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -34,6 +42,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..TOPICS).prop_map(Step::Pin),
         3 => (0..TOPICS).prop_map(Step::Unpin),
         1 => (0..3u64).prop_map(Step::Clear),
+        8 => (0..TOPICS, 0..12u64).prop_map(|(topic, back)| Step::Follow(topic, back)),
     ]
 }
 
@@ -234,6 +243,31 @@ fn check(shelf: &Shelf, model: &Model) {
     }
 }
 
+/// Stretches have the bytes of the entries, except of an end without an event, and are no longer than a frame.
+fn follow(shelf: &mut Shelf, model: &Model, index: usize, after: u64) {
+    let mut left = model.of(index).map(|held| &held.entry).skip_while(|entry| entry.position() <= after).peekable();
+    let newest = model.of(index).last().map(|held| held.entry.position());
+    let mut after = after;
+    while let Some(next) = left.peek() {
+        let found = shelf.stretch_after(shelf.row(&topic(index)).into_iter(), after);
+        let Some((stretch, all)) = found else {
+            assert!(next.record().is_bare_finish());
+            after = left.next().unwrap().position();
+            continue;
+        };
+        assert_eq!(stretch.first, next.position());
+        let covered: Vec<_> = std::iter::from_fn(|| left.next_if(|entry| entry.position() <= stretch.last)).collect();
+        let bytes: Vec<u8> = covered.iter().flat_map(|entry| entry.frame().to_vec()).collect();
+        assert_eq!(stretch.frame, bytes);
+        assert!(
+            covered.len() == 1 || bytes.len() <= FRAME_TARGET && !covered.iter().any(|e| e.record().is_bare_finish())
+        );
+        assert_eq!(all, newest == Some(stretch.last));
+        after = stretch.last;
+    }
+    assert!(shelf.stretch_after(shelf.row(&topic(index)).into_iter(), after).is_none());
+}
+
 fn run(limits: Limits, script: Vec<Step>) {
     let log = Run::new_log();
     let mut now = Instant::now();
@@ -313,8 +347,14 @@ fn run(limits: Limits, script: Vec<Step>) {
                     *row = Known { floor: position, pins: row.pins, ..Known::default() };
                 }
             }
+            Step::Follow(index, back) => follow(&mut shelf, &model, index, position.saturating_sub(back)),
         }
         check(&shelf, &model);
+        assert_eq!(
+            shelf.joined,
+            shelf.rows.iter().map(|(_, row)| row.joined_cost()).sum::<usize>(),
+            "of what is joined"
+        );
     }
 }
 

@@ -142,6 +142,14 @@ impl Row {
     }
 }
 
+#[cfg(test)]
+impl Row {
+    pub(super) fn joined_cost(&self) -> usize {
+        let blocks = self.blocks.iter().flat_map(|blocks| &blocks.0);
+        blocks.filter_map(|block| block.joined.as_ref()).map(Joined::cost).sum()
+    }
+}
+
 impl Shelf {
     /// What some rows have after a position as one frame, if it is of one row; and whether that is all there is. An end
     /// without an event is not in a frame.
