@@ -1,6 +1,10 @@
 //! Delivering a live event to one more subscriber allocates nothing and copies nothing.
 
-use futures_util::{FutureExt as _, StreamExt};
+use axum::response::{IntoResponse as _, sse};
+use futures_util::{
+    FutureExt as _, StreamExt,
+    stream::{self, BoxStream},
+};
 use http_body::Body;
 use std::{
     pin::Pin,
@@ -67,6 +71,45 @@ fn an_event_is_encoded_with_one_copy() {
         std::hint::black_box(event.encode(None));
     });
     assert!(measured.bytes_total < 17 * 1024, "{measured:?}");
+}
+
+/// How many allocations 100 events take that come one by one, from their making to their frames.
+fn allocations_of_a_stream<T, B>(event: fn() -> T, response: impl FnOnce(BoxStream<'static, T>) -> B) -> u64
+where
+    T: Send + 'static,
+    B: Body<Data = bytes::Bytes>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    let mut ready = false;
+    let events = stream::poll_fn(move |_| {
+        ready = !ready;
+        if ready { Poll::Ready(Some(event())) } else { Poll::Pending }
+    });
+    let mut body = Box::pin(response(events.boxed()));
+    let mut frames = |count| {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut left = count;
+        while left > 0 {
+            left -= u64::from(body.as_mut().poll_frame(&mut cx).is_ready());
+        }
+    };
+    frames(3);
+    allocation_counter::measure(|| frames(100)).count_total
+}
+
+#[test]
+fn an_event_of_a_single_stream_takes_two_allocations() {
+    let ours = allocations_of_a_stream(
+        || Event::new().data("a token"),
+        |events| tidings::Sse::new(events).into_http_response().into_body(),
+    );
+    let axums = allocations_of_a_stream(
+        || Ok::<_, std::convert::Infallible>(sse::Event::default().data("a token")),
+        |events| sse::Sse::new(events).into_response().into_body(),
+    );
+    assert!(ours <= 200, "{ours}");
+    assert!(ours <= axums, "{ours}, with axum {axums}");
 }
 
 const TOPICS: usize = 100_000;
