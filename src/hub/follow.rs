@@ -107,7 +107,7 @@ pub(crate) struct Follower {
 /// Of a page, beside its entries.
 struct Held {
     /// In place of entries.
-    stretch: Option<Stretch>,
+    stretches: VecDeque<Stretch>,
     /// Where the cursor goes once everything was handed over.
     through: Cursor,
 }
@@ -294,7 +294,7 @@ impl Follower {
             self.restart_meter();
             return Poll::Ready(Ok(Some(Step::Snapshot(snapshot))));
         }
-        if let Some(stretch) = self.held.as_mut().and_then(|held| held.stretch.take()) {
+        if let Some(stretch) = self.held.as_mut().and_then(|held| held.stretches.pop_front()) {
             self.cursor = self.cursor.run().at(stretch.last);
             self.attached.newest_at = Instant::now();
             return Poll::Ready(Ok(Some(Step::Stretch(stretch))));

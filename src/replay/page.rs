@@ -2,7 +2,7 @@
 
 use super::{Cursor, Entry, Record, Stretch};
 use crate::{Topic, Topics};
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 /// Where a read begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Read {
     pub max_events: usize,
     /// The page ends with the record that reaches this many bytes, so that it always has at least one.
     pub max_bytes: usize,
-    /// One frame in place of entries will do.
+    /// Frames in place of entries will do.
     pub(crate) joined: bool,
 }
 
@@ -59,14 +59,14 @@ pub struct Page {
     /// Those of the asked topics that were finished at or before `through`.
     pub finished: Vec<Topic>,
     /// In place of entries.
-    pub(crate) stretch: Option<Stretch>,
+    pub(crate) stretches: VecDeque<Stretch>,
 }
 
 impl Page {
     /// An empty page that is complete up to `through`.
     #[must_use]
     pub fn new(through: Cursor) -> Self {
-        Self { entries: Vec::new(), through, floor: 0, foreign: false, finished: Vec::new(), stretch: None }
+        Self { entries: Vec::new(), through, floor: 0, foreign: false, finished: Vec::new(), stretches: VecDeque::new() }
     }
 
     /// The answer to a cursor that is none of this log's.
@@ -78,7 +78,7 @@ impl Page {
     /// Before the first thing in it.
     pub(crate) fn begin(&self) -> Cursor {
         let entry = self.entries.first().map(|entry| entry.cursor());
-        let stretch = || self.stretch.as_ref().map(|stretch| self.through.run().at(stretch.first));
+        let stretch = || self.stretches.front().map(|stretch| self.through.run().at(stretch.first));
         entry.or_else(stretch).map_or(self.through, Cursor::before)
     }
 

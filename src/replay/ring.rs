@@ -4,7 +4,7 @@ use super::{
     AppendError, Cursor, Draft, Entry, Limits, Page, Read, ReadError, ReadFrom, Record, Refused, ReplayStore, Room,
     Run, Shelf,
 };
-use crate::{Topic, sync::Mutex};
+use crate::{Topic, response::FRAME_TARGET, sync::Mutex};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -37,6 +37,9 @@ use tokio::time::Instant;
 pub struct Ring {
     state: Mutex<State>,
 }
+
+/// What a page of frames has at most: as much as a connection takes at once.
+const JOINED_BYTES: usize = 16 * FRAME_TARGET;
 
 struct State {
     run: Run,
@@ -179,18 +182,20 @@ impl State {
             ReadFrom::Last(n) => kept.before_last(rows.iter().copied(), n),
         };
         let asked = || rows.iter().copied();
-        let stretch = if ask.joined { self.shelf.stretch_after(asked(), after) } else { None };
-        if let Some((stretch, all)) = stretch {
-            if !all {
-                page.through = self.run.at(stretch.last);
-            }
-            page.stretch = Some(stretch);
-        } else {
+        let (mut at, mut bytes, mut all) = (after, 0, false);
+        while ask.joined && !all && bytes < JOINED_BYTES.min(ask.max_bytes) {
+            let Some((stretch, is_all)) = self.shelf.stretch_after(asked(), at) else { break };
+            (at, all) = (stretch.last, is_all);
+            bytes += stretch.frame.len();
+            page.stretches.push_back(stretch);
+        }
+        if page.stretches.is_empty() {
             let mut room = Room { events: ask.max_events, bytes: ask.max_bytes };
-            let all = self.shelf.collect(asked(), (after, u64::MAX), &mut room, &mut page.entries);
-            if let (false, Some(last)) = (all, page.entries.last()) {
-                page.through = last.cursor();
-            }
+            all = self.shelf.collect(asked(), (after, u64::MAX), &mut room, &mut page.entries);
+            at = page.entries.last().map_or(after, |last| last.position());
+        }
+        if !all {
+            page.through = self.run.at(at);
         }
         let kept = &self.shelf;
         let through = page.through.position();

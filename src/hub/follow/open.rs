@@ -130,7 +130,7 @@ impl Follower {
         let mut end = self.held.as_ref().map_or(self.cursor, |held| held.through);
         self.outcome() == Some(Resume::Resumed)
             && self.pending.is_empty()
-            && self.held.as_ref().is_none_or(|held| held.stretch.is_none())
+            && self.held.as_ref().is_none_or(|held| held.stretches.is_empty())
             && self.shared.window.settle(&self.attached, &mut end) == Standing::Finished
     }
 

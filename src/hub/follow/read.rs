@@ -33,7 +33,7 @@ impl Follower {
                     match &self.shared.store {
                         Store::Ring(ring) => {
                             let mut page = ring.read_now(&Read { joined: self.joined, ..read.clone() });
-                            if page.stretch.is_some() && self.shared.window.has_between(&self.attached, page.through) {
+                            if !page.stretches.is_empty() && self.shared.window.has_between(&self.attached, page.through) {
                                 page = ring.read_now(&read);
                             }
                             self.take(from, age, page);
@@ -123,14 +123,14 @@ impl Follower {
         self.shared.window.learn(&self.attached, &self.topics, &page, age);
         let late = !self.opened && !self.has_id() && matches!(from, ReadFrom::After(_));
         self.opened = true;
-        let empty = page.entries.is_empty() && page.stretch.is_none();
+        let empty = page.entries.is_empty() && page.stretches.is_empty();
         if late && empty && page.finished.len() == self.topics.len() {
             // As in `follow_from`, now that the store has told.
             self.phase = Phase::Off(Box::new(ReadFrom::Earliest));
             return;
         }
         self.phase = Phase::Window;
-        let Page { mut entries, mut through, stretch, .. } = page;
+        let Page { mut entries, mut through, stretches, .. } = page;
         if let (Some(pace), false) = (&mut self.pace, entries.is_empty()) {
             match pace.round(self.cursor).filter(|_| self.gap.is_none()) {
                 // What came after the round began is for the next.
@@ -146,7 +146,7 @@ impl Follower {
         let at = self.cursor.position();
         self.shared.window.put_between(&mut self.attached, at, through, &mut entries);
         self.pending = entries.into();
-        self.held = Some(Box::new(Held { stretch, through }));
+        self.held = Some(Box::new(Held { stretches, through }));
     }
 
     pub(super) fn set_gap(&mut self, gap: Gap, resumes_after: Cursor) {
