@@ -65,14 +65,16 @@ use std::{
     time::Duration,
 };
 use tidings::{
-    Event, EventType, GapPolicy, Hub, KeepAlive, LagBudget, PublishError, Refusal, Snapshots, Start, Subscription,
-    Topic, Topics,
+    Event, EventType, GapPolicy, HandlerBody, Hub, KeepAlive, LagBudget, PublishError, Refusal, Snapshots, Start,
+    Subscription, Topic, Topics,
     replay::{Cursor, Ring},
 };
 use tokio::{
     net::{TcpListener, TcpSocket},
     time::{Instant, sleep, sleep_until},
 };
+
+const DEFAULT_TOPIC: Topic = Topic::from_static("bench");
 
 /// Load tests connect thousands at once; the kernel may have a lower limit of its own.
 const BACKLOG: u32 = 4096;
@@ -108,10 +110,12 @@ fn run(options: &Options) -> io::Result<()> {
         let listener = options.listen()?;
         println!("listening on http://{}", listener.local_addr()?);
         let bench = Arc::new(Bench::new(options));
-        match options.via {
-            Via::Hyper => serve_with_hyper(bench, listener).await,
-            Via::Axum => serve_with_axum(bench, listener).await,
-        }
+        // On a worker, not on this thread: what is allocated for a connection then comes from one heap.
+        let served = match options.via {
+            Via::Hyper => tokio::spawn(serve_with_hyper(bench, listener)),
+            Via::Axum => tokio::spawn(serve_with_axum(bench, listener)),
+        };
+        served.await?
     })
 }
 
@@ -227,24 +231,28 @@ fn one_of<T: Copy>(name: &str, value: &str, choices: &[(&str, T)]) -> Result<T, 
 
 async fn serve_with_hyper(bench: Arc<Bench>, listener: TcpListener) -> io::Result<()> {
     let events = bench.hub.handler(bench.subscriptions());
-    let service = service_fn(move |request: Request<Incoming>| {
-        let (bench, events) = (Arc::clone(&bench), events.clone());
-        async move {
-            let response = match (request.method(), request.uri().path()) {
-                (_, "/events") => {
-                    let Ok(response) = events.call(request).await;
-                    response.map(|body| Either::Left(bench.counted(body)))
-                }
-                // hyper keeps the room of this future for as long as the connection lives.
-                (&Method::POST, "/publish") => Box::pin(bench.publish(request)).await.map(Either::Right),
-                (&Method::POST, "/finish") => Box::pin(bench.finish(request.uri())).await.map(Either::Right),
-                (&Method::GET, "/stats") => bench.stats().map(Either::Right),
-                (_, "/publish" | "/finish" | "/stats") => text(StatusCode::METHOD_NOT_ALLOWED, "").map(Either::Right),
-                _ => text(StatusCode::NOT_FOUND, "").map(Either::Right),
-            };
-            Ok::<_, Infallible>(response)
+    // hyper keeps the room of the future that answers for as long as the connection lives: so it is boxed. The handler is
+    // called at once, because hyper needs another buffer if the request is still there when it reads on.
+    let service = Arc::new(service_fn(move |request: Request<Incoming>| {
+        let bench = Arc::clone(&bench);
+        if request.uri().path() == "/events" {
+            let events = events.call(request);
+            return Box::pin(async move {
+                let Ok(response) = events.await;
+                Ok(response.map(|body| Either::Left(bench.counted(body))))
+            }) as Answer;
         }
-    });
+        Box::pin(async move {
+            let response = match (request.method(), request.uri().path()) {
+                (&Method::POST, "/publish") => bench.publish(request).await,
+                (&Method::POST, "/finish") => bench.finish(request.uri()).await,
+                (&Method::GET, "/stats") => bench.stats(),
+                (_, "/publish" | "/finish" | "/stats") => text(StatusCode::METHOD_NOT_ALLOWED, ""),
+                _ => text(StatusCode::NOT_FOUND, ""),
+            };
+            Ok(response.map(Either::Right))
+        })
+    }));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -255,7 +263,7 @@ async fn serve_with_hyper(bench: Arc<Bench>, listener: TcpListener) -> io::Resul
             }
         };
         let _ = stream.set_nodelay(true);
-        let service = service.clone();
+        let service = Arc::clone(&service);
         tokio::spawn(async move {
             // hyper-util's `auto` would do, but the read with which it finds out costs each connection 8 KiB for good.
             let mut start = [0; 3];
@@ -270,6 +278,8 @@ async fn serve_with_hyper(bench: Arc<Bench>, listener: TcpListener) -> io::Resul
         });
     }
 }
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Either<Counted<HandlerBody>, String>>, Infallible>> + Send>>;
 
 async fn serve_with_axum(bench: Arc<Bench>, listener: TcpListener) -> io::Result<()> {
     let events = bench.hub.handler(bench.subscriptions());
@@ -397,7 +407,7 @@ fn subscription(hub: &Hub, uri: &Uri) -> Result<Subscription, String> {
             _ => return Err(format!("unknown parameter {name:?}")),
         }
     }
-    let topics = if topics.is_empty() { vec![default_topic()?] } else { topics };
+    let topics = if topics.is_empty() { vec![DEFAULT_TOPIC] } else { topics };
     let topics = Topics::new(topics).map_err(|error| error.to_string())?;
     Ok(hub.subscribe(topics).start(start))
 }
@@ -415,7 +425,7 @@ fn publication(uri: &Uri) -> Result<(Topic, Option<Load>), String> {
             _ => return Err(format!("unknown parameter {name:?}")),
         }
     }
-    let topic = topic.map_or_else(default_topic, Ok)?;
+    let topic = topic.unwrap_or(DEFAULT_TOPIC);
     let Some(n) = n else {
         let only_body = size.is_none() && rate.is_none() && burst.is_none();
         return if only_body { Ok((topic, None)) } else { Err("size, rate and burst go with n".into()) };
@@ -428,10 +438,6 @@ fn publication(uri: &Uri) -> Result<(Topic, Option<Load>), String> {
         return Err(format!("rate {}: expected at most {MAX_RATE}", load.rate));
     }
     Ok((topic, Some(load)))
-}
-
-fn default_topic() -> Result<Topic, String> {
-    Topic::new("bench").map_err(|error| error.to_string())
 }
 
 fn parameters(uri: &Uri) -> Result<Vec<(String, String)>, String> {

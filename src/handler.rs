@@ -16,7 +16,7 @@ use std::{
     convert::Infallible,
     error::Error,
     fmt,
-    future::{Ready, ready},
+    future::{Ready, poll_fn, ready},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -195,33 +195,43 @@ impl fmt::Debug for Refusal {
 impl<F, R> Handler<F>
 where
     F: Fn(Parts) -> R + Send + Sync + 'static,
-    R: Future<Output: IntoSubscription> + Send,
+    R: Future<Output: IntoSubscription> + Send + 'static,
 {
-    async fn respond(self, parts: Parts) -> Response<HandlerBody> {
-        if parts.method != Method::GET && parts.method != Method::HEAD {
-            let mut response = with_status(StatusCode::METHOD_NOT_ALLOWED);
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return response;
-        }
-        if !accepts_event_stream(&parts.headers) {
-            return with_status(StatusCode::NOT_ACCEPTABLE);
+    /// What of the request lives until the response is what is named here: the rest, and with it the server's buffer, is
+    /// the application's to keep or to drop.
+    fn respond(&self, parts: Parts) -> ResponseFuture {
+        if let Some(refusal) = refusal(&parts) {
+            return Box::pin(ready(Ok(refusal)));
         }
         let head_only = parts.method == Method::HEAD;
         let event_source = (self.is_event_source)(&parts);
         let last = self.hub.last_event_id(&parts);
-        let answer = (self.topics)(parts).await.into_subscription(&self.hub);
-        let subscription = match answer {
-            Ok(subscription) => subscription.resume(last),
-            Err(Refusal(response)) => return *response,
-        };
-        let (retry, accel_buffering) = (subscription.draw_retry(), subscription.accel_buffering());
-        let response = match subscription.opened().await {
-            Ok(subscription) => subscription.into_http_response().map(HandlerBody::from),
-            Err(error) if error.is_unknown_topic() => with_status(StatusCode::NOT_FOUND),
-            Err(_) => come_back(retry, event_source, accel_buffering),
-        };
-        if head_only { response.map(|_| HandlerBody::once(None)) } else { response }
+        let hub = self.hub.clone();
+        let answer = (self.topics)(parts);
+        Box::pin(async move {
+            let mut subscription = match answer.await.into_subscription(&hub) {
+                Ok(subscription) => subscription.resume(last),
+                Err(Refusal(response)) => return Ok(*response),
+            };
+            subscription.join();
+            let response = match poll_fn(|cx| subscription.poll_opened(cx)).await {
+                Ok(()) => subscription.into_http_response().map(HandlerBody::from),
+                Err(error) if error.is_unknown_topic() => with_status(StatusCode::NOT_FOUND),
+                Err(_) => come_back(subscription.draw_retry(), event_source, subscription.accel_buffering()),
+            };
+            Ok(if head_only { response.map(|_| HandlerBody::once(None)) } else { response })
+        })
     }
+}
+
+/// The response to a request that no event stream can answer.
+fn refusal(parts: &Parts) -> Option<Response<HandlerBody>> {
+    if parts.method != Method::GET && parts.method != Method::HEAD {
+        let mut response = with_status(StatusCode::METHOD_NOT_ALLOWED);
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return Some(response);
+    }
+    (!accepts_event_stream(&parts.headers)).then(|| with_status(StatusCode::NOT_ACCEPTABLE))
 }
 
 /// "Not now", in words that the client understands.
@@ -283,18 +293,6 @@ fn split_unquoted(text: &str, separator: char) -> impl Iterator<Item = &str> {
 
 type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<HandlerBody>, Infallible>> + Send>>;
 
-impl<F, R> Handler<F>
-where
-    F: Fn(Parts) -> R + Send + Sync + 'static,
-    R: Future<Output: IntoSubscription> + Send + 'static,
-{
-    fn serve<B>(&self, request: Request<B>) -> ResponseFuture {
-        let (parts, _) = request.into_parts();
-        let response = self.clone().respond(parts);
-        Box::pin(async move { Ok(response.await) })
-    }
-}
-
 impl<F, R, B> tower_service::Service<Request<B>> for Handler<F>
 where
     F: Fn(Parts) -> R + Send + Sync + 'static,
@@ -309,7 +307,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
-        self.serve(request)
+        self.respond(request.into_parts().0)
     }
 }
 
@@ -323,7 +321,7 @@ where
     type Future = ResponseFuture;
 
     fn call(&self, request: Request<B>) -> ResponseFuture {
-        self.serve(request)
+        self.respond(request.into_parts().0)
     }
 }
 

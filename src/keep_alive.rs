@@ -21,6 +21,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// that gives up after two silent intervals still notices within half a minute.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(15);
 
+/// The first heartbeat of a silence may come early by this part of the interval.
+const SPREAD: u32 = 8;
+
 /// How often an idle stream sends a heartbeat, and what it looks like.
 ///
 /// The default is an empty comment (`:` and a line feed) after 15 seconds without an event. Comments are invisible to
@@ -62,6 +65,9 @@ impl KeepAlive {
     }
 
     /// Sets how long a stream is silent before it sends a heartbeat. Default: 15 seconds.
+    ///
+    /// In a hub, the first heartbeat of a silence comes up to an eighth of this earlier, drawn for each subscription, so
+    /// that those who had the same event do not all send one in the same moment.
     ///
     /// The timer's resolution is a millisecond; a shorter interval counts as one millisecond.
     pub fn interval(mut self, interval: Duration) -> Self {
@@ -136,7 +142,8 @@ pin_project! {
     /// When the next heartbeat is due.
     ///
     /// The timer is not re-armed for each event, which would cost more than the event: it fires, looks when something was
-    /// last sent, and waits for the rest.
+    /// last sent, and waits for the rest. Those who had the same event are silent since the same moment: so that their
+    /// heartbeats do not come together, the first of a silence comes a little early.
     pub(crate) struct Beats {
         last: Instant,
         #[pin]
@@ -151,13 +158,12 @@ impl Beats {
         Self { last: Instant::now(), timer: None, waker: None }
     }
 
-    /// Something was sent, at this time or later.
-    pub(crate) fn sent(self: Pin<&mut Self>, at: Instant) {
-        let last = self.project().last;
-        *last = at.max(*last);
+    /// When something was last sent.
+    pub(crate) fn last_sent(self: Pin<&mut Self>) -> &mut Instant {
+        self.project().last
     }
 
-    /// Ready when nothing was sent for an interval; the next one begins then.
+    /// Ready when nothing was sent for an interval, or almost that long; the next one begins then.
     pub(crate) fn poll(self: Pin<&mut Self>, interval: Option<Duration>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
         if let (Some(waker), Some(timer)) = (&*this.waker, this.timer.as_ref().as_pin_ref()) {
@@ -170,7 +176,7 @@ impl Beats {
             // An interval past the end of the clock never comes.
             let Some(due) = this.last.checked_add(interval) else { return Poll::Pending };
             match this.timer.as_mut().as_pin_mut() {
-                None => this.timer.set(Some(sleep_until(due))),
+                None => this.timer.set(Some(sleep_until(due - spread(interval)))),
                 Some(mut timer) => {
                     if timer.as_mut().poll(cx).is_pending() {
                         *this.waker = Some(cx.waker().clone());
@@ -178,16 +184,21 @@ impl Beats {
                     }
                     *this.waker = None;
                     let now = Instant::now();
-                    if due <= now {
+                    if due - interval / SPREAD <= now {
                         *this.last = now;
                         timer.reset(now.checked_add(interval).unwrap_or(now));
                         return Poll::Ready(());
                     }
-                    timer.reset(due);
+                    timer.reset(due - spread(interval));
                 }
             }
         }
     }
+}
+
+/// By how much the first heartbeat of a silence comes early: up to an eighth of the interval, drawn for each.
+fn spread(interval: Duration) -> Duration {
+    interval.mul_f64(fastrand::f64() / f64::from(SPREAD))
 }
 
 /// What a [`KeepAliveStream`] yields.

@@ -1,12 +1,13 @@
 //! Settings of a hub and of one subscription: each changes what it says.
 
 use http::Request;
+use http_body_util::BodyExt as _;
 use std::time::Duration;
 use tidings::{
     Event, Hub, KeepAlive, Names, Subscription, Topic,
     test_util::{EventReader, Fault, FaultyStore, next_event},
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 const T: Topic = Topic::from_static("t");
 const SECOND: Duration = Duration::from_secs(1);
@@ -83,4 +84,39 @@ async fn how_much_is_kept_ready_to_be_sent() {
         }
         assert_eq!(faults.reads() == reads, ready, "what is not ready is read from the store");
     }
+}
+
+/// Those who had the same event are silent since the same moment.
+#[tokio::test(start_paused = true)]
+async fn the_heartbeats_of_many_are_spread_after_an_event_that_all_had() {
+    const CLIENTS: usize = 1000;
+    let (hub, start) = (Hub::builder().keep_alive(KeepAlive::new().interval(8 * SECOND)).build(), Instant::now());
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let mut body = Box::pin(hub.subscribe(T).into_http_response().into_body());
+            tokio::spawn(async move {
+                let mut beats = Vec::new();
+                while let Some(Ok(frame)) = body.frame().await {
+                    if frame.data_ref().is_some_and(|bytes| bytes.starts_with(b":")) {
+                        beats.push(start.elapsed());
+                    }
+                }
+                beats
+            })
+        })
+        .collect();
+    sleep(5 * SECOND).await;
+    hub.publish(T, Event::new().data("1")).await.unwrap();
+    sleep(30 * SECOND).await;
+    hub.close();
+    let mut first = Vec::new();
+    for client in clients {
+        let beats = client.await.unwrap();
+        assert!(beats.windows(2).all(|two| two[1] - two[0] == 8 * SECOND), "{beats:?}");
+        first.push(beats[0]);
+    }
+    assert!(first.iter().all(|beat| (12 * SECOND..=13 * SECOND + SECOND / 100).contains(beat)));
+    let most =
+        (0..10).map(|tenth| first.iter().filter(|beat| (beat.as_millis() - 12_000) / 100 == tenth).count()).max();
+    assert!(most.unwrap() < CLIENTS / 5, "{most:?} in a tenth of the time in which they are spread");
 }

@@ -40,9 +40,8 @@ pin_project! {
 }
 
 impl SubscriptionBody {
-    pub(crate) fn new(mut follower: Follower, settings: Arc<Settings>) -> Self {
-        follower.join();
-        let wire = Wire { follower, settings, state: State::Opening, sent: None, sent_at: Instant::now() };
+    pub(crate) fn new(follower: Follower, settings: Arc<Settings>) -> Self {
+        let wire = Wire { follower, settings, state: State::Opening, sent: None };
         Self { wire: Some(wire), beats: Beats::new() }
     }
 
@@ -59,12 +58,8 @@ impl Body for SubscriptionBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SubscriptionError>>> {
         let mut this = self.project();
         let Some(wire) = this.wire else { return Poll::Ready(None) };
-        let frame = match wire.poll_sent(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                this.beats.sent(wire.sent_at);
-                Ok(frame)
-            }
-            Poll::Ready(Some(Err(error))) => Err(error),
+        let frame = match wire.poll_sent(cx, this.beats.as_mut().last_sent()) {
+            Poll::Ready(Some(frame)) => frame,
             Poll::Ready(None) => {
                 *this.wire = None;
                 return Poll::Ready(None);
@@ -95,9 +90,6 @@ struct Wire {
     state: State,
     /// The position of the last id that the client has or was sent.
     sent: Option<u64>,
-    /// When something was last sent, or published: what is live was published just now, which saves asking the clock for
-    /// each delivery.
-    sent_at: Instant,
 }
 
 enum State {
@@ -111,13 +103,15 @@ enum State {
 }
 
 impl Wire {
-    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
+    /// The next frame; takes down when it was sent.
+    fn poll_sent(&mut self, cx: &mut Context<'_>, at: &mut Instant) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
         loop {
             let frame = if let State::Following = self.state {
                 match ready!(self.follower.poll_step(cx)) {
                     Some(Ok(Step::Stretch(stretch))) => {
                         self.sent = Some(stretch.last);
-                        self.sent_at = self.follower.newest_at();
+                        // What is live was published just now: that saves asking the clock for each delivery.
+                        *at = self.follower.newest_at().max(*at);
                         return Poll::Ready(Some(Ok(stretch.frame)));
                     }
                     Some(Ok(Step::Entry(entry))) => self.frame(&entry),
@@ -138,7 +132,7 @@ impl Wire {
             };
             // An end without an event is nothing to a client that takes no blocks that only move its id.
             if !frame.is_empty() {
-                self.sent_at = Instant::now();
+                *at = Instant::now();
                 return Poll::Ready(Some(Ok(frame)));
             }
         }

@@ -216,8 +216,18 @@ impl Subscription {
     ///
     /// When the store cannot be read.
     pub async fn opened(mut self) -> Result<Self, SubscriptionError> {
-        poll_fn(|cx| self.follower.poll_outcome(cx)).await?;
+        poll_fn(|cx| self.poll_opened(cx)).await?;
         Ok(self)
+    }
+
+    /// The same without giving it away, which takes half the room in the future that waits.
+    pub(crate) fn poll_opened(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SubscriptionError>> {
+        self.follower.poll_outcome(cx)
+    }
+
+    /// It becomes a body, and is read as frames from now on.
+    pub(crate) fn join(&mut self) {
+        self.follower.join();
     }
 
     /// When this client is to come back.
@@ -239,6 +249,7 @@ impl Subscription {
     /// where they [have to be created](crate::HubBuilder::explicit_topics).
     #[must_use]
     pub fn into_http_response(mut self) -> Response<SubscriptionBody> {
+        self.join();
         if self.follower.open_now().is_err_and(|error| error.is_unknown_topic()) {
             let mut response = Response::new(SubscriptionBody::empty());
             *response.status_mut() = StatusCode::NOT_FOUND;

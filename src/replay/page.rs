@@ -66,7 +66,14 @@ impl Page {
     /// An empty page that is complete up to `through`.
     #[must_use]
     pub fn new(through: Cursor) -> Self {
-        Self { entries: Vec::new(), through, floor: 0, foreign: false, finished: Vec::new(), stretches: VecDeque::new() }
+        Self {
+            entries: Vec::new(),
+            through,
+            floor: 0,
+            foreign: false,
+            finished: Vec::new(),
+            stretches: VecDeque::new(),
+        }
     }
 
     /// The answer to a cursor that is none of this log's.

@@ -33,7 +33,9 @@ impl Follower {
                     match &self.shared.store {
                         Store::Ring(ring) => {
                             let mut page = ring.read_now(&Read { joined: self.joined, ..read.clone() });
-                            if !page.stretches.is_empty() && self.shared.window.has_between(&self.attached, page.through) {
+                            if !page.stretches.is_empty()
+                                && self.shared.window.has_between(&self.attached, page.through)
+                            {
                                 page = ring.read_now(&read);
                             }
                             self.take(from, age, page);
