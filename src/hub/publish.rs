@@ -120,9 +120,9 @@ pub(crate) async fn all(shared: &Arc<Shared>, records: Vec<Record>) -> Vec<Outco
     let checked = records.into_iter().map(|record| shared.check(record.topic(), record.size()).map(|()| record));
     if let Store::Ring(ring) = &shared.store {
         let drafts: Vec<_> = checked.map(|record| record.map(Draft::from)).collect();
-        let pushed = shared
-            .window
-            .publish_if_open(|now, show| drafts.into_iter().map(|draft| push(ring, draft?, now, show)).collect());
+        let pushed = shared.window.publish_if_open(|now, show| {
+            drafts.into_iter().map(|draft| Ok(push(ring, draft?, now, show)?.0)).collect()
+        });
         return pushed.unwrap_or_else(|| failed(count, &Kind::Closed));
     }
     if shared.window.is_closed() {
@@ -142,14 +142,21 @@ pub(crate) async fn all(shared: &Arc<Shared>, records: Vec<Record>) -> Vec<Outco
 pub(crate) fn into_ring(shared: &Shared, ring: &Ring, draft: Draft) -> Outcome {
     shared.check(draft.topic(), draft.size())?;
     let pushed = shared.window.publish_if_open(|now, show| push(ring, draft, now, show));
-    pushed.unwrap_or(Err(Kind::Closed.into()))
+    let (cursor, _evicted) = pushed.unwrap_or_else(|| Err(Kind::Closed.into()))?;
+    Ok(cursor)
 }
 
-fn push(ring: &Ring, draft: Draft, now: Instant, show: &mut dyn FnMut(Arc<Entry>)) -> Outcome {
-    let entry = ring.push(draft, now)?;
+/// With the last of those that had to go for it, to be dropped outside of the locks: freeing it takes longer than the rest.
+fn push(
+    ring: &Ring,
+    draft: Draft,
+    now: Instant,
+    show: &mut dyn FnMut(Arc<Entry>),
+) -> Result<(Cursor, Option<Arc<Entry>>), PublishError> {
+    let (entry, evicted) = ring.push(draft, now)?;
     let cursor = entry.cursor();
     show(entry);
-    Ok(cursor)
+    Ok((cursor, evicted))
 }
 
 async fn wait_for_turn(shared: &Arc<Shared>, records: Vec<Record>) -> Vec<Outcome> {

@@ -266,9 +266,9 @@ impl Window {
         Version(NonZeroU64::new(self.version.load(Ordering::Acquire)).unwrap_or(NonZeroU64::MAX))
     }
 
-    /// Only under the lock.
+    /// Only under the lock, so that nobody else changes it.
     fn changed(&self) {
-        self.version.fetch_add(1, Ordering::Release);
+        self.version.store(self.version.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 
     /// Keeps the waker for the end of the hub, and for nothing else. Not if that is there, or the end of its topics.

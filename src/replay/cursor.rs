@@ -33,6 +33,16 @@ impl Run {
         Self { epoch, number: 0 }
     }
 
+    /// What the text forms of all its cursors end with.
+    pub(crate) fn text(self) -> CursorText {
+        let mut text = CursorText { bytes: [0; CursorText::MAX], start: CursorText::MAX };
+        text.prepend_number::<36>(self.epoch);
+        text.prepend(b'.');
+        text.prepend_number::<10>(self.number.into());
+        text.prepend(b'.');
+        text
+    }
+
     /// The cursor of a position in this run.
     #[must_use]
     pub const fn at(self, position: u64) -> Cursor {
@@ -79,17 +89,12 @@ impl Cursor {
 
     /// The text form without an allocation.
     pub(crate) fn text(self) -> CursorText {
-        let mut text = CursorText { bytes: [0; CursorText::MAX], start: CursorText::MAX };
-        text.prepend_number::<36>(self.run.epoch);
-        text.prepend(b'.');
-        text.prepend_number::<10>(self.run.number.into());
-        text.prepend(b'.');
-        text.prepend_number::<10>(self.position);
-        text
+        self.run.text().at(self.position)
     }
 }
 
-/// A [`Cursor`] as text, written from its end.
+/// A [`Cursor`] as text, written from its end, which is the same for all of one run.
+#[derive(Clone, Copy)]
 pub(crate) struct CursorText {
     bytes: [u8; Self::MAX],
     start: usize,
@@ -98,6 +103,12 @@ pub(crate) struct CursorText {
 impl CursorText {
     /// 20 digits, 10 digits, 13 digits of base 36, two dots.
     const MAX: usize = 45;
+
+    /// What a run's text is before a position.
+    pub(crate) fn at(mut self, position: u64) -> Self {
+        self.prepend_number::<10>(position);
+        self
+    }
 
     fn prepend(&mut self, byte: u8) {
         self.start -= 1;

@@ -1,6 +1,6 @@
 //! [`Record`]: what is appended to a log. [`Entry`]: a record that has its place.
 
-use super::Cursor;
+use super::{Cursor, cursor::CursorText};
 use crate::{Event, Topic, encode};
 use bytes::{Bytes, BytesMut};
 use std::{borrow::Cow, fmt, sync::Arc, time::SystemTime};
@@ -273,16 +273,17 @@ impl Entry {
     /// Gives a record its place.
     #[must_use]
     pub fn new(cursor: Cursor, record: Record) -> Self {
-        Self::of(cursor, record.into())
+        Self::with_id(cursor, &cursor.text(), record.into())
     }
 
-    pub(crate) fn of(cursor: Cursor, draft: Draft) -> Self {
-        Self::encoded(cursor, draft, false)
+    /// The same, where the cursor's text is known.
+    pub(crate) fn with_id(cursor: Cursor, id: &CursorText, draft: Draft) -> Self {
+        Self::encoded(cursor, draft, |frame| encode::finish_with_id(frame, id.as_str()), false)
     }
 
     /// One that has no place of its own, but stands behind the one at `after`.
     pub(crate) fn ephemeral(after: Cursor, record: Record) -> Self {
-        Self::encoded(after, record.into(), true)
+        Self::encoded(after, record.into(), encode::finish, true)
     }
 
     /// Says where an ephemeral one stands, once that is known.
@@ -290,14 +291,10 @@ impl Entry {
         self.cursor = after;
     }
 
-    fn encoded(cursor: Cursor, draft: Draft, ephemeral: bool) -> Self {
+    fn encoded(cursor: Cursor, draft: Draft, finish: impl FnOnce(&mut BytesMut), ephemeral: bool) -> Self {
         let Draft { body: mut frame, mut record } = draft;
         let len = frame.len();
-        if ephemeral {
-            encode::finish(&mut frame);
-        } else {
-            encode::finish_with_id(&mut frame, cursor.text().as_str());
-        }
+        finish(&mut frame);
         let frame = frame.freeze();
         record.body = frame.slice(..len);
         Self { cursor, record, frame, ephemeral }

@@ -2,7 +2,7 @@
 
 use super::{
     AppendError, Cursor, Draft, Entry, Limits, Page, Read, ReadError, ReadFrom, Record, Refused, ReplayStore, Room,
-    Run, Shelf,
+    Run, Shelf, cursor::CursorText,
 };
 use crate::{Topic, response::FRAME_TARGET, sync::Mutex};
 use std::{sync::Arc, time::Duration};
@@ -38,11 +38,16 @@ pub struct Ring {
     state: Mutex<State>,
 }
 
+/// An entry, and the last of those that had to go for it.
+type Pushed = (Arc<Entry>, Option<Arc<Entry>>);
+
 /// What a page of frames has at most: as much as a connection takes at once.
 const JOINED_BYTES: usize = 16 * FRAME_TARGET;
 
 struct State {
     run: Run,
+    /// What the ids of the run end with.
+    ids: CursorText,
     position: u64,
     shelf: Shelf,
 }
@@ -59,7 +64,8 @@ impl Ring {
             latest: None,
             finished: Some(Duration::from_secs(60 * 60)),
         };
-        Self { state: Mutex::new(State { run: Run::new_log(), position: 0, shelf: Shelf::new(limits, 0) }) }
+        let run = Run::new_log();
+        Self { state: Mutex::new(State { run, ids: run.text(), position: 0, shelf: Shelf::new(limits, 0) }) }
     }
 
     /// Sets how many events of a topic are kept. Default: 10,000.
@@ -120,7 +126,7 @@ impl Ring {
     }
 
     /// Appends one record and returns it with its place, ready to be sent.
-    pub(crate) fn push(&self, draft: Draft, now: Instant) -> Result<Arc<Entry>, Refused> {
+    pub(crate) fn push(&self, draft: Draft, now: Instant) -> Result<Pushed, Refused> {
         self.state.lock().push(draft, now)
     }
 
@@ -145,20 +151,21 @@ impl State {
         self.run.at(self.position)
     }
 
-    fn push(&mut self, draft: Draft, now: Instant) -> Result<Arc<Entry>, Refused> {
+    fn push(&mut self, draft: Draft, now: Instant) -> Result<Pushed, Refused> {
         self.shelf.expire(now);
         let row = self.shelf.row(draft.topic());
         if row.is_some_and(|row| self.shelf.finished(row).is_some()) {
             return Err(Refused::Finished);
         }
-        let entry = Entry::of(self.run.at(self.position + 1), draft);
+        let next = self.position + 1;
+        let entry = Entry::with_id(self.run.at(next), &self.ids.at(next), draft);
         if entry.cost() > self.shelf.limits.bytes_per_topic.min(self.shelf.limits.total_bytes) {
             return Err(Refused::TooLarge);
         }
         let entry = Arc::new(entry);
-        self.position += 1;
-        self.shelf.push_to(row, Arc::clone(&entry), now);
-        Ok(entry)
+        self.position = next;
+        let evicted = self.shelf.push_to(row, Arc::clone(&entry), now);
+        Ok((entry, evicted))
     }
 
     fn read(&mut self, ask: &Read) -> Page {
@@ -239,6 +246,6 @@ impl ReplayStore for Ring {
     fn try_append(&self, records: &Arc<[Record]>) -> Option<Result<Vec<Result<Cursor, Refused>>, AppendError>> {
         let now = Instant::now();
         let mut state = self.state.lock();
-        Some(Ok(records.iter().map(|record| Ok(state.push(record.clone().into(), now)?.cursor())).collect()))
+        Some(Ok(records.iter().map(|record| Ok(state.push(record.clone().into(), now)?.0.cursor())).collect()))
     }
 }

@@ -232,7 +232,8 @@ impl Shelf {
     }
 
     /// Puts an entry behind all others, and removes what no longer fits. `row` is that of its topic, if it has one.
-    pub(crate) fn push_to(&mut self, row: Option<usize>, entry: Arc<Entry>, now: Instant) {
+    /// Gives the last of those that had to go.
+    pub(crate) fn push_to(&mut self, row: Option<usize>, entry: Arc<Entry>, now: Instant) -> Option<Arc<Entry>> {
         let row = row.unwrap_or_else(|| self.new_row(entry.record().topic()));
         let position = entry.position();
         let kind = entry.record().kind();
@@ -271,11 +272,12 @@ impl Shelf {
         } else {
             self.order.push_back(placed);
         }
+        let mut evicted = None;
         while {
             let it = &self.rows[row];
             it.entries.len() > self.limits.events_per_topic || it.bytes > self.limits.bytes_per_topic
         } {
-            self.evict(row, 0);
+            evicted = self.evict(row, 0);
         }
         while self.bytes > self.limits.total_bytes && self.entries > 0 {
             let too_much_lasts = self.lasting_bytes > self.limits.total_bytes / 2;
@@ -303,6 +305,7 @@ impl Shelf {
         if self.rows.contains(row) {
             self.drop_if_void(row);
         }
+        evicted
     }
 
     /// Raises the floor of a topic, and removes what lies below.

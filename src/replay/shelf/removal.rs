@@ -79,14 +79,14 @@ impl Shelf {
     }
 
     /// Removes an entry because it can no longer be kept.
-    pub(super) fn evict(&mut self, row: usize, index: usize) {
-        if let Some(entry) = self.take(row, index) {
-            let it = &mut self.rows[row];
-            it.floor = it.floor.max(entry.position());
-            if let Some(key) = entry.record().replaces() {
-                it.keys.remove(key);
-            }
+    pub(super) fn evict(&mut self, row: usize, index: usize) -> Option<Arc<Entry>> {
+        let entry = self.take(row, index)?;
+        let it = &mut self.rows[row];
+        it.floor = it.floor.max(entry.position());
+        if let Some(key) = entry.record().replaces() {
+            it.keys.remove(key);
         }
+        Some(entry)
     }
 
     pub(super) fn take(&mut self, row: usize, index: usize) -> Option<Arc<Entry>> {
