@@ -30,7 +30,7 @@ impl Log {
     /// As the hub does it over the ring: one critical section.
     fn publish(&self) {
         let draft = Record::new(T, Event::new()).into();
-        self.window.publish_if_open(|now, show| show(self.ring.push(draft, now).unwrap()));
+        self.window.publish_if_open(|now, show| show(self.ring.push(draft, now).unwrap().0));
     }
 
     /// The follow loop in short: `count` entries, from the window or else from the ring.
@@ -74,6 +74,49 @@ fn loom_a_follower_that_waits_is_woken_for_every_entry() {
             thread::spawn(move || (0..2).for_each(|_| log.publish()))
         };
         assert_eq!(log.follow(&mut attached, cursor, 2), [1, 2]);
+        publisher.join().unwrap();
+        log.window.detach(&attached);
+    });
+}
+
+/// As a body does it: its waker is kept with what it takes, and it looks again only at another version.
+#[test]
+fn loom_who_took_everything_as_a_frame_is_woken_for_what_comes() {
+    loom::model(|| {
+        let log = LoomArc::new(Log::new(8));
+        let (mut attached, mut cursor) = log.window.attach(&T.into());
+        let publisher = {
+            let log = LoomArc::clone(&log);
+            thread::spawn(move || (0..2).for_each(|_| log.publish()))
+        };
+        let (mut seen, mut waits) = (Vec::new(), None);
+        let batch = Batch { joined: true, ..ONE };
+        block_on(poll_fn(|cx| {
+            while seen.last() != Some(&2) {
+                if waits == Some(log.window.version()) {
+                    return Poll::Pending;
+                }
+                let taken = log.window.next(&mut attached, &mut cursor, batch, cx.waker(), &mut VecDeque::new());
+                waits = taken.waits;
+                match taken.standing {
+                    Standing::Level => return Poll::Pending,
+                    // Nothing is known of the topic yet.
+                    Standing::Off => {
+                        let age = log.window.age();
+                        let page = log.ring.read_now(&Read::new(T, ReadFrom::After(cursor)));
+                        log.window.learn(&attached, &T.into(), &page, age);
+                        cursor = page.through;
+                        seen.extend(page.entries.iter().map(|entry| entry.position()));
+                    }
+                    _ => {
+                        let stretch = taken.stretch.unwrap();
+                        seen.extend(stretch.first..=stretch.last);
+                    }
+                }
+            }
+            Poll::Ready(())
+        }));
+        assert_eq!(seen, [1, 2]);
         publisher.join().unwrap();
         log.window.detach(&attached);
     });
