@@ -153,7 +153,7 @@ impl State {
 
     fn push(&mut self, draft: Draft, now: Instant) -> Result<Pushed, Refused> {
         self.shelf.expire(now);
-        let row = self.shelf.row(draft.topic());
+        let row = self.shelf.row_again(draft.topic());
         if row.is_some_and(|row| self.shelf.finished(row).is_some()) {
             return Err(Refused::Finished);
         }

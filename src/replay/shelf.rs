@@ -54,6 +54,8 @@ pub(crate) struct Shelf {
     pub(crate) limits: Limits,
     index: HashMap<Topic, usize>,
     rows: Slab<Row>,
+    /// The row that was last asked for.
+    recent: usize,
     /// Every entry in the order it came, for the bounds over all topics. What was removed otherwise is still named here
     /// until it is passed over.
     order: VecDeque<Placed>,
@@ -144,6 +146,7 @@ impl Shelf {
             limits,
             index: HashMap::new(),
             rows: Slab::new(),
+            recent: 0,
             order: VecDeque::new(),
             lasting: VecDeque::new(),
             ends: VecDeque::new(),
@@ -160,6 +163,14 @@ impl Shelf {
     /// The row of a topic, if it has one.
     pub(crate) fn row(&self, topic: &Topic) -> Option<usize> {
         self.index.get(topic).copied()
+    }
+
+    /// The same for what comes again and again, mostly of the topic that it came of before.
+    pub(crate) fn row_again(&mut self, topic: &Topic) -> Option<usize> {
+        if self.rows.get(self.recent).is_none_or(|it| !it.topic.is_clone_of(topic)) {
+            self.recent = self.row(topic)?;
+        }
+        Some(self.recent)
     }
 
     fn new_row(&mut self, topic: &Topic) -> usize {

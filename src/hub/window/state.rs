@@ -149,7 +149,7 @@ impl State {
         self.pushed = now;
         self.shelf.expire(now);
         // A topic that is followed has a row, and its row stays in place.
-        let row = self.shelf.row(entry.record().topic());
+        let row = self.shelf.row_again(entry.record().topic());
         if let Some(row) = row {
             if let Some(life) = self.places.get_mut(row).and_then(|place| place.life.as_mut()) {
                 life.used(now);
