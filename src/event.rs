@@ -1,7 +1,7 @@
 //! [`Event`]: one event without an id, valid by construction.
 
 use crate::{
-    encode::{self, DataLines, Head},
+    encode::{DataLines, Head, Lines},
     field::{EventId, EventType},
 };
 use bytes::{Bytes, BytesMut};
@@ -33,6 +33,7 @@ pub struct Event {
 
 impl Event {
     /// An event without any field. On its own it writes nothing.
+    #[inline]
     pub fn new() -> Self {
         Self::default()
     }
@@ -43,6 +44,7 @@ impl Event {
     /// client as an empty message; an event whose data was never set dispatches nothing.
     ///
     /// The text is copied once, here, into its final form.
+    #[inline]
     pub fn data(mut self, text: impl AsRef<str>) -> Self {
         self.data = Some(DataLines::new(text.as_ref()));
         self
@@ -61,6 +63,7 @@ impl Event {
     }
 
     /// Sets the event type, the name that `addEventListener` takes. Without one the client sees a `message`.
+    #[inline]
     pub fn event_type(mut self, event_type: EventType) -> Self {
         self.event_type = Some(event_type);
         self
@@ -83,32 +86,51 @@ impl Event {
     /// The bytes of the wire.
     #[must_use]
     pub fn encode(self, id: Option<&EventId>) -> Bytes {
-        let mut buf = BytesMut::new();
-        self.encode_into(id, &mut buf);
-        buf.freeze()
+        let mut lines = Lines::default();
+        self.write(id, &mut lines);
+        lines.take_frame()
     }
 
-    /// Appends the bytes of the wire to `buf`; into an empty one without a copy.
+    /// Appends the bytes of the wire to `buf`.
     pub(crate) fn encode_into(self, id: Option<&EventId>, buf: &mut BytesMut) {
-        let dispatches = self.event_type.is_some() || self.retry_ms.is_some() || self.data.is_some();
-        let mut body = self.into_body();
-        match id {
-            Some(id) => encode::finish_with_id(&mut body, id.as_str()),
-            None if dispatches => encode::finish(&mut body),
-            None => {}
-        }
-        if buf.is_empty() {
-            *buf = body;
+        let mut lines = Lines::default();
+        self.write(id, &mut lines);
+        buf.extend_from_slice(lines.as_bytes());
+    }
+
+    /// Appends the bytes of the wire to a frame, and makes room for `more` if there is none; to an empty one without a
+    /// copy.
+    #[inline]
+    pub(crate) fn join(self, id: Option<&EventId>, frame: &mut Lines, more: usize) {
+        if frame.len() == 0 {
+            self.write(id, frame);
         } else {
-            buf.extend_from_slice(&body);
+            let mut lines = Lines::default();
+            self.write(id, &mut lines);
+            frame.join(&lines, more);
+        }
+    }
+
+    fn write(self, id: Option<&EventId>, lines: &mut Lines) {
+        let dispatches = self.event_type.is_some() || self.retry_ms.is_some() || self.data.is_some();
+        self.write_body(lines);
+        if dispatches || id.is_some() {
+            lines.finish(id.map(EventId::as_bytes));
         }
     }
 
     /// All lines but the id and the blank line.
-    pub(crate) fn into_body(self) -> BytesMut {
+    pub(crate) fn into_body(self) -> Lines {
+        let mut lines = Lines::default();
+        self.write_body(&mut lines);
+        lines
+    }
+
+    #[inline]
+    fn write_body(self, lines: &mut Lines) {
         let head =
             Head { comment: self.comment.as_deref(), event_type: self.event_type.as_ref(), retry_ms: self.retry_ms };
-        encode::body(&head, self.data)
+        lines.set_body(&head, self.data);
     }
 }
 

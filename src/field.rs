@@ -12,10 +12,69 @@ pub(crate) enum Text {
 }
 
 impl Text {
+    fn new(text: &str) -> Self {
+        Self::Shared(text.into())
+    }
+
+    const fn from_static(text: &'static str) -> Self {
+        Self::Static(text)
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         match self {
             Self::Static(text) => text,
             Self::Shared(text) => text,
+        }
+    }
+
+    #[inline]
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Static(text) => text.as_bytes(),
+            Self::Shared(text) => text.as_bytes(),
+        }
+    }
+}
+
+/// A string that mostly is short, and then needs no allocation: a stream makes one for each event.
+#[derive(Clone)]
+enum Id {
+    /// The bytes up to the length are UTF-8.
+    Short(u8, [u8; SHORT]),
+    Long(Text),
+}
+
+/// Room for any number, and as much as makes [`Id`] no larger than [`Text`].
+const SHORT: usize = 22;
+
+impl Id {
+    fn new(text: &str) -> Self {
+        let mut short = [0; SHORT];
+        match (u8::try_from(text.len()), short.get_mut(..text.len())) {
+            (Ok(len), Some(start)) => {
+                start.copy_from_slice(text.as_bytes());
+                Self::Short(len, short)
+            }
+            _ => Self::Long(Text::new(text)),
+        }
+    }
+
+    const fn from_static(text: &'static str) -> Self {
+        Self::Long(Text::from_static(text))
+    }
+
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Short(..) => std::str::from_utf8(self.as_bytes()).unwrap_or_default(),
+            Self::Long(text) => text.as_str(),
+        }
+    }
+
+    #[inline]
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Short(len, bytes) => &bytes[..usize::from(*len)],
+            Self::Long(text) => text.as_bytes(),
         }
     }
 }
@@ -38,7 +97,7 @@ impl Text {
 /// # Ok::<(), tidings::FieldError>(())
 /// ```
 #[derive(Clone)]
-pub struct EventId(Text);
+pub struct EventId(Id);
 
 /// The `event:` of an event, the name that `addEventListener` takes: any text without CR or LF, and not empty.
 ///
@@ -92,7 +151,7 @@ const fn first_of(text: &str, bytes: &[u8]) -> Option<(usize, u8)> {
 }
 
 macro_rules! text_field {
-    ($name:ident, $check:ident, $what:literal, $bad:literal) => {
+    ($name:ident, $text:ident, $check:ident, $what:literal, $bad:literal) => {
         impl $name {
             #[doc = concat!("Checks `text` and makes it an ", $what, ".")]
             ///
@@ -102,7 +161,7 @@ macro_rules! text_field {
             pub fn new(text: impl AsRef<str>) -> Result<Self, FieldError> {
                 let text = text.as_ref();
                 $check(text)?;
-                Ok(Self(Text::Shared(text.into())))
+                Ok(Self($text::new(text)))
             }
 
             #[doc = concat!("An ", $what, " from a literal, without an allocation.")]
@@ -113,13 +172,19 @@ macro_rules! text_field {
             #[must_use]
             pub const fn from_static(text: &'static str) -> Self {
                 assert!($check(text).is_ok(), concat!("this literal is not an ", $what, ": it ", $bad));
-                Self(Text::Static(text))
+                Self($text::from_static(text))
             }
 
             /// The text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 self.0.as_str()
+            }
+
+            /// The text, for the encoder, which does not ask again whether it is UTF-8.
+            #[inline]
+            pub(crate) fn as_bytes(&self) -> &[u8] {
+                self.0.as_bytes()
             }
         }
 
@@ -181,12 +246,12 @@ macro_rules! text_field {
     };
 }
 
-text_field!(EventId, check_id, "event id", "contains CR, LF or NUL");
-text_field!(EventType, check_type, "event type", "is empty or contains CR or LF");
+text_field!(EventId, Id, check_id, "event id", "contains CR, LF or NUL");
+text_field!(EventType, Text, check_type, "event type", "is empty or contains CR or LF");
 
 impl From<u64> for EventId {
     fn from(number: u64) -> Self {
-        Self(Text::Shared(itoa::Buffer::new().format(number).into()))
+        Self(Id::new(itoa::Buffer::new().format(number)))
     }
 }
 

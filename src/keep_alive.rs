@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -20,9 +20,6 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// 15 s: nginx and most load balancers close a silent connection after 60 s, Cloudflare after about 100 s, and a client
 /// that gives up after two silent intervals still notices within half a minute.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(15);
-
-/// The first heartbeat of a silence may come early by this part of the interval.
-const SPREAD: u32 = 8;
 
 /// How often an idle stream sends a heartbeat, and what it looks like.
 ///
@@ -108,6 +105,12 @@ impl KeepAlive {
         self.interval
     }
 
+    /// By how much the first heartbeat of a silence may come early where many had the same event, and are silent since the
+    /// same moment.
+    pub(crate) fn early(&self) -> Duration {
+        self.interval.unwrap_or_default() / 8
+    }
+
     /// The bytes of a heartbeat.
     pub(crate) fn frame(&self) -> Bytes {
         self.frame.clone()
@@ -141,64 +144,73 @@ impl fmt::Debug for KeepAlive {
 pin_project! {
     /// When the next heartbeat is due.
     ///
-    /// The timer is not re-armed for each event, which would cost more than the event: it fires, looks when something was
-    /// last sent, and waits for the rest. Those who had the same event are silent since the same moment: so that their
-    /// heartbeats do not come together, the first of a silence comes a little early.
+    /// The timer is not re-armed for each event, which would cost more than the event: it fires, looks since when there is
+    /// silence, and waits for the rest.
     pub(crate) struct Beats {
-        last: Instant,
+        // Since when there is silence. Not known before that is found, because to ask the clock costs half as much as an
+        // event.
+        silent: Option<Instant>,
         #[pin]
         timer: Option<Sleep>,
-        // Whom the timer wakes, so that it need not be asked as long as it has not fired.
+        // Whom the timer wakes, so that it is not told what it knows.
         waker: Option<Waker>,
     }
 }
 
 impl Beats {
     pub(crate) fn new() -> Self {
-        Self { last: Instant::now(), timer: None, waker: None }
+        Self { silent: Some(Instant::now()), timer: None, waker: None }
     }
 
-    /// When something was last sent.
-    pub(crate) fn last_sent(self: Pin<&mut Self>) -> &mut Instant {
-        self.project().last
+    /// Since when there is silence, if that is known; else since it is asked for a heartbeat.
+    pub(crate) fn silent(self: Pin<&mut Self>) -> &mut Option<Instant> {
+        self.project().silent
     }
 
-    /// Ready when nothing was sent for an interval, or almost that long; the next one begins then.
-    pub(crate) fn poll(self: Pin<&mut Self>, interval: Option<Duration>, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when an interval of silence is over; the next one begins then. The first of a silence may be `early` by up to
+    /// so much, drawn at random.
+    #[inline]
+    pub(crate) fn poll(
+        self: Pin<&mut Self>,
+        interval: Option<Duration>,
+        early: Duration,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         let mut this = self.project();
+        let Some(interval) = interval else { return Poll::Pending };
+        let silent = this.silent.get_or_insert_with(Instant::now);
         if let (Some(waker), Some(timer)) = (&*this.waker, this.timer.as_ref().as_pin_ref()) {
             if waker.will_wake(cx.waker()) && !timer.is_elapsed() {
                 return Poll::Pending;
             }
         }
-        let Some(interval) = interval else { return Poll::Pending };
         loop {
             // An interval past the end of the clock never comes.
-            let Some(due) = this.last.checked_add(interval) else { return Poll::Pending };
+            let Some(due) = silent.checked_add(interval) else { return Poll::Pending };
             match this.timer.as_mut().as_pin_mut() {
-                None => this.timer.set(Some(sleep_until(due - spread(interval)))),
+                None => this.timer.set(Some(sleep_until(due - part_of(early)))),
                 Some(mut timer) => {
                     if timer.as_mut().poll(cx).is_pending() {
                         *this.waker = Some(cx.waker().clone());
                         return Poll::Pending;
                     }
+                    // The timer has let go of it.
                     *this.waker = None;
                     let now = Instant::now();
-                    if due - interval / SPREAD <= now {
-                        *this.last = now;
+                    if due - early <= now {
+                        *silent = now;
                         timer.reset(now.checked_add(interval).unwrap_or(now));
                         return Poll::Ready(());
                     }
-                    timer.reset(due - spread(interval));
+                    timer.reset(due - part_of(early));
                 }
             }
         }
     }
 }
 
-/// By how much the first heartbeat of a silence comes early: up to an eighth of the interval, drawn for each.
-fn spread(interval: Duration) -> Duration {
-    interval.mul_f64(fastrand::f64() / f64::from(SPREAD))
+fn part_of(time: Duration) -> Duration {
+    if time.is_zero() { time } else { time.mul_f64(fastrand::f64()) }
 }
 
 /// What a [`KeepAliveStream`] yields.
@@ -227,48 +239,43 @@ pin_project! {
         #[pin]
         stream: S,
         #[pin]
-        timer: Option<Sleep>,
+        beats: Beats,
         keep_alive: KeepAlive,
-        // When something was last yielded. The timer is not re-armed for each event, which would cost more than the
-        // event: it fires, looks here, and waits for the rest.
-        last: Instant,
     }
 }
 
 impl<S> KeepAliveStream<S> {
     /// Wraps a stream. The first interval begins now.
     pub fn new(stream: S, keep_alive: KeepAlive) -> Self {
-        Self { stream, timer: None, keep_alive, last: Instant::now() }
+        Self { stream, beats: Beats::new(), keep_alive }
+    }
+
+    pub(crate) fn stream(self: Pin<&mut Self>) -> Pin<&mut S> {
+        self.project().stream
+    }
+
+    /// Ends a silence, when the stream was polled on its own and had something.
+    pub(crate) fn spoke(self: Pin<&mut Self>) {
+        *self.project().beats.silent() = None;
+    }
+
+    /// Waits for the next heartbeat, while the stream has nothing.
+    #[inline]
+    pub(crate) fn poll_beat(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Bytes> {
+        let this = self.project();
+        this.beats.poll(this.keep_alive.interval, Duration::ZERO, cx).map(|()| this.keep_alive.frame())
     }
 }
 
 impl<S: Stream> Stream for KeepAliveStream<S> {
     type Item = Beat<S::Item>;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut this = self.project();
-        if let Poll::Ready(item) = this.stream.poll_next(cx) {
-            *this.last = Instant::now();
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Poll::Ready(item) = self.as_mut().stream().poll_next(cx) {
+            self.spoke();
             return Poll::Ready(item.map(Beat::Item));
         }
-        let Some(interval) = this.keep_alive.interval else { return Poll::Pending };
-        loop {
-            // An interval past the end of the clock never comes.
-            let Some(due) = this.last.checked_add(interval) else { return Poll::Pending };
-            match this.timer.as_mut().as_pin_mut() {
-                None => this.timer.set(Some(sleep_until(due))),
-                Some(mut timer) => {
-                    ready!(timer.as_mut().poll(cx));
-                    let now = Instant::now();
-                    if due <= now {
-                        *this.last = now;
-                        timer.reset(now.checked_add(interval).unwrap_or(now));
-                        return Poll::Ready(Some(Beat::Heartbeat(this.keep_alive.frame.clone())));
-                    }
-                    timer.reset(due);
-                }
-            }
-        }
+        self.poll_beat(cx).map(|beat| Some(Beat::Heartbeat(beat)))
     }
 }
 

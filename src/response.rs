@@ -5,9 +5,10 @@
 
 use crate::{
     Event, EventId,
-    keep_alive::{Beat, KeepAlive, KeepAliveStream},
+    encode::Lines,
+    keep_alive::{KeepAlive, KeepAliveStream},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_core::Stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use http_body::{Body, Frame};
@@ -223,37 +224,36 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let mut this = self.project();
-        if matches!(this.state, State::Streaming) {
-            let mut buf = BytesMut::new();
-            let mut polls = 0;
-            while buf.len() < FRAME_TARGET && matches!(this.state, State::Streaming) {
-                polls += 1;
-                if polls > MOST_POLLS {
-                    cx.waker().wake_by_ref();
-                    if buf.is_empty() {
-                        return Poll::Pending;
-                    }
-                    break;
+        let (mut frame, mut polls) = (Lines::default(), 0);
+        while frame.len() < FRAME_TARGET && matches!(this.state, State::Streaming) {
+            polls += 1;
+            if polls > MOST_POLLS {
+                cx.waker().wake_by_ref();
+                if frame.len() == 0 {
+                    return Poll::Pending;
                 }
-                match this.stream.as_mut().poll_next(cx) {
-                    Poll::Ready(Some(Beat::Item(item))) => match item.into_parts() {
-                        Ok((id, event)) => event.encode_into(id.as_ref(), &mut buf),
-                        Err(error) => {
-                            if let Some(event) = this.on_error.take().and_then(|last_event| last_event(&error)) {
-                                event.encode_into(None, &mut buf);
-                            }
-                            *this.state = State::Failed(error);
+                break;
+            }
+            match this.stream.as_mut().stream().poll_next(cx) {
+                Poll::Ready(Some(item)) => match item.into_parts() {
+                    Ok((id, event)) => event.join(id.as_ref(), &mut frame, FRAME_TARGET),
+                    Err(error) => {
+                        if let Some(event) = this.on_error.take().and_then(|last_event| last_event(&error)) {
+                            event.join(None, &mut frame, 0);
                         }
-                    },
-                    Poll::Ready(Some(Beat::Heartbeat(beat))) => buf.extend_from_slice(&beat),
-                    Poll::Ready(None) => *this.state = State::Ended,
-                    Poll::Pending if buf.is_empty() => return Poll::Pending,
-                    Poll::Pending => break,
+                        *this.state = State::Failed(error);
+                    }
+                },
+                Poll::Ready(None) => *this.state = State::Ended,
+                Poll::Pending if frame.len() == 0 => {
+                    return this.stream.poll_beat(cx).map(|beat| Some(Ok(Frame::data(beat))));
                 }
+                Poll::Pending => break,
             }
-            if !buf.is_empty() {
-                return Poll::Ready(Some(Ok(Frame::data(buf.freeze()))));
-            }
+        }
+        if frame.len() > 0 {
+            this.stream.spoke();
+            return Poll::Ready(Some(Ok(Frame::data(frame.take_frame()))));
         }
         match std::mem::replace(this.state, State::Ended) {
             State::Failed(error) => {

@@ -1,6 +1,6 @@
 //! One stream as a response: what it may yield, how it fails, and its heartbeats.
 
-use futures_util::{StreamExt, future::poll_immediate, stream};
+use futures_util::{FutureExt, StreamExt, future::poll_immediate, stream};
 use http_body_util::BodyExt;
 use std::{convert::Infallible, fmt, time::Duration};
 use tidings::{Beat, Event, EventId, EventType, KeepAlive, KeepAliveStream, Sse, test_util::EventReader};
@@ -74,6 +74,19 @@ async fn frames_stay_near_four_kibibytes() {
     let mut body = Box::pin(Sse::new(many).into_body());
     let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
     assert!((4096..4096 + 108).contains(&frame.len()), "{}", frame.len());
+}
+
+#[tokio::test]
+async fn events_of_any_length_are_sent_as_they_are_encoded() {
+    let event = |len: usize| (EventId::from(len as u64), event(&"x".repeat(len)));
+    let lens = || (0..3000).step_by(97).chain(3000..6000);
+    let expected: Vec<u8> = lens().map(event).flat_map(|(id, event)| event.encode(Some(&id))).collect();
+    let mut body = Box::pin(Sse::new(stream::iter(lens().map(event))).into_body());
+    let mut sent = Vec::new();
+    while let Some(frame) = body.frame().await {
+        sent.extend_from_slice(&frame.unwrap().into_data().unwrap());
+    }
+    assert!(sent == expected);
 }
 
 #[tokio::test]
@@ -151,6 +164,17 @@ async fn heartbeats_stand_between_events() {
         assert_eq!(reader.comments().len(), 2 * (n + 1));
     }
     assert_eq!(reader.next().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_wakes_whoever_polled_last() {
+    let start = Instant::now();
+    let mut body = Box::pin(Sse::new(stream::pending::<Event>()).into_body());
+    assert!(poll_immediate(body.frame()).await.is_none());
+    assert!(body.frame().now_or_never().is_none(), "by another waker");
+    let woken = tokio::spawn(async move { body.frame().await.unwrap().unwrap().into_data().unwrap() });
+    assert_eq!(woken.await.unwrap(), ":\n");
+    assert_eq!(start.elapsed(), Duration::from_secs(15));
 }
 
 #[tokio::test(start_paused = true)]

@@ -112,6 +112,32 @@ fn an_id_has_no_cr_no_lf_and_no_nul() {
 }
 
 #[test]
+fn an_id_of_any_length_is_written_whole() {
+    for len in 0..100 {
+        let text = "é".repeat(len);
+        let id = EventId::new(&text).unwrap();
+        assert_eq!(id.as_str(), text);
+        assert_eq!(id.clone(), id);
+        assert!(
+            wire_with_id(Event::new().data("x"), &text)
+                .ends_with(&format!("id:{}{text}\n\n", if len > 0 { " " } else { "" }))
+        );
+    }
+    assert_eq!(EventId::from(u64::MAX).as_str(), u64::MAX.to_string());
+    assert_eq!(EventId::from_static("7"), EventId::from(7));
+}
+
+#[test]
+fn an_event_of_any_length_is_written_whole() {
+    for len in (0..5000).step_by(7) {
+        let text = "x".repeat(len);
+        let data = if len > 0 { format!("data: {text}") } else { "data:".to_owned() };
+        assert_eq!(wire_with_id(Event::new().data(&text), "1"), format!("{data}\nid: 1\n\n"));
+        assert_eq!(wire(Event::new().data(&text)), format!("{data}\n\n"));
+    }
+}
+
+#[test]
 fn errors_say_what_is_wrong_and_where() {
     assert_eq!(
         EventId::new("ab\0").unwrap_err().to_string(),

@@ -58,14 +58,15 @@ impl Body for SubscriptionBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SubscriptionError>>> {
         let mut this = self.project();
         let Some(wire) = this.wire else { return Poll::Ready(None) };
-        let frame = match wire.poll_sent(cx, this.beats.as_mut().last_sent()) {
+        let frame = match wire.poll_sent(cx, this.beats.as_mut().silent()) {
             Poll::Ready(Some(frame)) => frame,
             Poll::Ready(None) => {
                 *this.wire = None;
                 return Poll::Ready(None);
             }
             Poll::Pending => {
-                ready!(this.beats.as_mut().poll(wire.settings.keep_alive.idle_interval(), cx));
+                let keep_alive = &wire.settings.keep_alive;
+                ready!(this.beats.as_mut().poll(keep_alive.idle_interval(), keep_alive.early(), cx));
                 Ok(wire.heartbeat())
             }
         };
@@ -103,15 +104,19 @@ enum State {
 }
 
 impl Wire {
-    /// The next frame; takes down when it was sent.
-    fn poll_sent(&mut self, cx: &mut Context<'_>, at: &mut Instant) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
+    /// The next frame; takes down since when there is silence.
+    fn poll_sent(
+        &mut self,
+        cx: &mut Context<'_>,
+        silent: &mut Option<Instant>,
+    ) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
         loop {
             let frame = if let State::Following = self.state {
                 match ready!(self.follower.poll_step(cx)) {
                     Some(Ok(Step::Stretch(stretch))) => {
                         self.sent = Some(stretch.last);
                         // What is live was published just now: that saves asking the clock for each delivery.
-                        *at = self.follower.newest_at().max(*at);
+                        *silent = Some(self.follower.newest_at()).max(*silent);
                         return Poll::Ready(Some(Ok(stretch.frame)));
                     }
                     Some(Ok(Step::Entry(entry))) => self.frame(&entry),
@@ -132,7 +137,7 @@ impl Wire {
             };
             // An end without an event is nothing to a client that takes no blocks that only move its id.
             if !frame.is_empty() {
-                *at = Instant::now();
+                *silent = None;
                 return Poll::Ready(Some(Ok(frame)));
             }
         }
@@ -200,7 +205,7 @@ impl Wire {
         match self.sent {
             Some(_) => self.cursor_move(retry),
             // The id comes later. The standard applies `retry:` at the end of its line.
-            None => retry.into_body().freeze(),
+            None => retry.into_body().take(),
         }
     }
 
@@ -264,7 +269,7 @@ impl Wire {
         match &self.settings.cursor_moves {
             CursorMoves::IdOnly => event.encode(Some(&id)),
             CursorMoves::Named(event_type) => event.event_type(event_type.clone()).data(&id).encode(Some(&id)),
-            CursorMoves::Off => event.into_body().freeze(),
+            CursorMoves::Off => event.into_body().take(),
         }
     }
 }

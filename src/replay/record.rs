@@ -1,7 +1,10 @@
 //! [`Record`]: what is appended to a log. [`Entry`]: a record that has its place.
 
 use super::{Cursor, cursor::CursorText};
-use crate::{Event, Topic, encode};
+use crate::{
+    Event, Topic,
+    encode::{self, Lines},
+};
 use bytes::{Bytes, BytesMut};
 use std::{borrow::Cow, fmt, sync::Arc, time::SystemTime};
 
@@ -62,12 +65,12 @@ struct Extra {
 impl Record {
     /// One event of a topic, made now.
     pub fn new(topic: impl Into<Topic>, event: Event) -> Self {
-        Self::with_body(topic.into(), Kind::Event, event.into_body().freeze(), SystemTime::now())
+        Self::with_body(topic.into(), Kind::Event, event.into_body().take(), SystemTime::now())
     }
 
     /// The end of a topic, with an optional last event.
     pub fn finish(topic: impl Into<Topic>, last: Option<Event>) -> Self {
-        let body = last.unwrap_or_default().into_body().freeze();
+        let body = last.unwrap_or_default().into_body().take();
         Self::with_body(topic.into(), Kind::Finish, body, SystemTime::now())
     }
 
@@ -223,15 +226,46 @@ impl std::error::Error for BodyError {}
 /// A record on its way into a log, whose body only it holds: the id is written behind it, into the room that the encoder
 /// left there.
 pub(crate) struct Draft {
-    body: BytesMut,
+    body: Body,
     /// All but the body.
     record: Record,
+}
+
+/// What nobody else holds.
+enum Body {
+    /// As the event made it.
+    Made(Lines),
+    /// As a record held it.
+    Held(BytesMut),
+}
+
+impl Body {
+    fn len(&self) -> usize {
+        match self {
+            Self::Made(lines) => lines.len(),
+            Self::Held(buf) => buf.len(),
+        }
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Made(mut lines) => lines.take(),
+            Self::Held(buf) => buf.freeze(),
+        }
+    }
+
+    fn finish(&mut self, id: Option<&[u8]>) {
+        match self {
+            Self::Made(lines) => lines.finish(id),
+            Self::Held(buf) => encode::finish(buf, id),
+        }
+    }
 }
 
 impl Draft {
     pub(crate) fn new(topic: Topic, event: Event) -> Self {
         let record = Record::with_body(topic, Kind::Event, Bytes::new(), SystemTime::now());
-        Self { body: event.into_body(), record }
+        Self { body: Body::Made(event.into_body()), record }
     }
 
     pub(crate) fn topic(&self) -> &Topic {
@@ -251,13 +285,13 @@ impl From<Record> for Draft {
             copy.extend_from_slice(&shared);
             copy
         });
-        Self { body, record }
+        Self { body: Body::Held(body), record }
     }
 }
 
 impl From<Draft> for Record {
     fn from(draft: Draft) -> Self {
-        Self { body: draft.body.freeze(), ..draft.record }
+        Self { body: draft.body.into_bytes(), ..draft.record }
     }
 }
 
@@ -278,12 +312,12 @@ impl Entry {
 
     /// The same, where the cursor's text is known.
     pub(crate) fn with_id(cursor: Cursor, id: &CursorText, draft: Draft) -> Self {
-        Self::encoded(cursor, draft, |frame| encode::finish_with_id(frame, id.as_str()), false)
+        Self::encoded(cursor, draft, Some(id))
     }
 
     /// One that has no place of its own, but stands behind the one at `after`.
     pub(crate) fn ephemeral(after: Cursor, record: Record) -> Self {
-        Self::encoded(after, record.into(), encode::finish, true)
+        Self::encoded(after, record.into(), None)
     }
 
     /// Says where an ephemeral one stands, once that is known.
@@ -291,13 +325,14 @@ impl Entry {
         self.cursor = after;
     }
 
-    fn encoded(cursor: Cursor, draft: Draft, finish: impl FnOnce(&mut BytesMut), ephemeral: bool) -> Self {
-        let Draft { body: mut frame, mut record } = draft;
-        let len = frame.len();
-        finish(&mut frame);
-        let frame = frame.freeze();
+    /// Without an id, an ephemeral one.
+    fn encoded(cursor: Cursor, draft: Draft, id: Option<&CursorText>) -> Self {
+        let Draft { mut body, mut record } = draft;
+        let len = body.len();
+        body.finish(id.map(|id| id.as_str().as_bytes()));
+        let frame = body.into_bytes();
         record.body = frame.slice(..len);
-        Self { cursor, record, frame, ephemeral }
+        Self { cursor, record, frame, ephemeral: id.is_none() }
     }
 
     /// The place, and the id of the event; of an [ephemeral](Self::is_ephemeral) one, which has no id, the place that it
