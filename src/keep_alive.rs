@@ -64,7 +64,8 @@ impl KeepAlive {
     /// Sets how long a stream is silent before it sends a heartbeat. Default: 15 seconds.
     ///
     /// In a hub, the first heartbeat of a silence comes up to an eighth of this earlier, drawn for each subscription, so
-    /// that those who had the same event do not all send one in the same moment.
+    /// that those who had the same event do not all send one in the same moment; and heartbeats come in steps of a
+    /// twentieth of this, at most 50 milliseconds, so that the server does not wake up for each.
     ///
     /// The timer's resolution is a millisecond; a shorter interval counts as one millisecond.
     pub fn interval(mut self, interval: Duration) -> Self {
@@ -103,12 +104,6 @@ impl KeepAlive {
 
     pub(crate) fn idle_interval(&self) -> Option<Duration> {
         self.interval
-    }
-
-    /// By how much the first heartbeat of a silence may come early where many had the same event, and are silent since the
-    /// same moment.
-    pub(crate) fn early(&self) -> Duration {
-        self.interval.unwrap_or_default() / 8
     }
 
     /// The bytes of a heartbeat.
@@ -167,13 +162,12 @@ impl Beats {
         self.project().silent
     }
 
-    /// Ready when an interval of silence is over; the next one begins then. The first of a silence may be `early` by up to
-    /// so much, drawn at random.
+    /// Ready when an interval of silence is over; the next one begins then. One of `many` may be a little early.
     #[inline]
     pub(crate) fn poll(
         self: Pin<&mut Self>,
         interval: Option<Duration>,
-        early: Duration,
+        many: Option<Many>,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         let mut this = self.project();
@@ -188,7 +182,7 @@ impl Beats {
             // An interval past the end of the clock never comes.
             let Some(due) = silent.checked_add(interval) else { return Poll::Pending };
             match this.timer.as_mut().as_pin_mut() {
-                None => this.timer.set(Some(sleep_until(due - part_of(early)))),
+                None => this.timer.set(Some(sleep_until(many.map_or(due, |many| many.first(due, interval))))),
                 Some(mut timer) => {
                     if timer.as_mut().poll(cx).is_pending() {
                         *this.waker = Some(cx.waker().clone());
@@ -197,20 +191,52 @@ impl Beats {
                     // The timer has let go of it.
                     *this.waker = None;
                     let now = Instant::now();
-                    if due - early <= now {
+                    if many.map_or(due, |_| Many::earliest(due, interval)) <= now {
                         *silent = now;
-                        timer.reset(now.checked_add(interval).unwrap_or(now));
+                        let due = now.checked_add(interval).unwrap_or(now);
+                        timer.reset(many.map_or(due, |many| many.together(due, interval)));
                         return Poll::Ready(());
                     }
-                    timer.reset(due - part_of(early));
+                    timer.reset(many.map_or(due, |many| many.first(due, interval)));
                 }
             }
         }
     }
 }
 
-fn part_of(time: Duration) -> Duration {
-    if time.is_zero() { time } else { time.mul_f64(fastrand::f64()) }
+/// How the heartbeats of many streams that have the same events lie in time.
+///
+/// They are silent since the same moment, so that the first of a silence comes early by a part of the interval that is
+/// drawn for each: else all would come at once. And they come in steps, a few at a time, which costs a tenth less than one
+/// by one, because the runtime and the clients wake up less often.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Many {
+    /// A step begins here.
+    pub(crate) origin: Instant,
+}
+
+impl Many {
+    const EARLY: u32 = 8;
+    const STEPS: u32 = 20;
+    const LONGEST_STEP: Duration = Duration::from_millis(50);
+
+    fn step(interval: Duration) -> Duration {
+        (interval / Self::STEPS).min(Self::LONGEST_STEP)
+    }
+
+    fn first(self, due: Instant, interval: Duration) -> Instant {
+        self.together(due - (interval / Self::EARLY).mul_f64(fastrand::f64()), interval)
+    }
+
+    fn together(self, due: Instant, interval: Duration) -> Instant {
+        let since = due.duration_since(self.origin).as_nanos();
+        let over = since % Self::step(interval).as_nanos().max(1);
+        due - Duration::from_nanos(u64::try_from(over).unwrap_or(0))
+    }
+
+    fn earliest(due: Instant, interval: Duration) -> Instant {
+        due - interval / Self::EARLY - Self::step(interval)
+    }
 }
 
 /// What a [`KeepAliveStream`] yields.
@@ -263,7 +289,7 @@ impl<S> KeepAliveStream<S> {
     #[inline]
     pub(crate) fn poll_beat(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Bytes> {
         let this = self.project();
-        this.beats.poll(this.keep_alive.interval, Duration::ZERO, cx).map(|()| this.keep_alive.frame())
+        this.beats.poll(this.keep_alive.interval, None, cx).map(|()| this.keep_alive.frame())
     }
 }
 

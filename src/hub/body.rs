@@ -65,8 +65,8 @@ impl Body for SubscriptionBody {
                 return Poll::Ready(None);
             }
             Poll::Pending => {
-                let keep_alive = &wire.settings.keep_alive;
-                ready!(this.beats.as_mut().poll(keep_alive.idle_interval(), keep_alive.early(), cx));
+                let settings = &wire.settings;
+                ready!(this.beats.as_mut().poll(settings.keep_alive.idle_interval(), Some(settings.heartbeats), cx));
                 Ok(wire.heartbeat())
             }
         };

@@ -2,9 +2,10 @@
 //! clients see.
 
 use super::{follow::Start, gap::GapPolicy, lag::LagBudget};
-use crate::{EventType, KeepAlive, LastEventId, last_event_id::LAST_EVENT_ID_PARAMETER};
+use crate::{EventType, KeepAlive, LastEventId, keep_alive::Many, last_event_id::LAST_EVENT_ID_PARAMETER};
 use http::{HeaderName, request::Parts};
 use std::{borrow::Cow, time::Duration};
+use tokio::time::Instant;
 
 /// The names that a hub's clients see: part of the contract with them, so change them before you have clients.
 ///
@@ -73,6 +74,7 @@ pub enum CursorMoves {
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) keep_alive: KeepAlive,
+    pub(crate) heartbeats: Many,
     pub(crate) retry: Duration,
     pub(crate) cursor_moves: CursorMoves,
     pub(crate) names: Names,
@@ -88,6 +90,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             keep_alive: KeepAlive::new(),
+            heartbeats: Many { origin: Instant::now() },
             // What browsers use by themselves, give or take.
             retry: Duration::from_secs(3),
             cursor_moves: CursorMoves::default(),
