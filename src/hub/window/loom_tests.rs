@@ -6,10 +6,10 @@
 use super::*;
 use crate::{
     Event, Topic,
-    replay::{Read, ReadFrom, Record, Ring},
+    replay::{Read, ReadFrom, Record, Ring, Room},
 };
 use loom::{future::block_on, sync::Arc as LoomArc, thread};
-use std::{future::poll_fn, task::Poll, time::Duration};
+use std::{collections::VecDeque, future::poll_fn, task::Poll, time::Duration};
 
 const T: Topic = Topic::from_static("t");
 const ONE: Batch = Batch { room: Room { events: 1, bytes: usize::MAX }, up_to: u64::MAX, joined: false };

@@ -1,0 +1,156 @@
+//! What a subscription takes from the [`Window`], and how it waits for more.
+
+use super::{Attached, Standing, Window, state::State};
+use crate::{
+    replay::{Cursor, Entry, Room, Stretch},
+    sync::{MutexGuard, Ordering},
+};
+use std::{collections::VecDeque, num::NonZeroU64, sync::Arc, task::Waker};
+use tokio::time::Instant;
+
+/// Which of the window's changes was the last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Version(NonZeroU64);
+
+/// What was published to the topics of a subscription, ever; only the difference of two means anything.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Published {
+    pub(crate) events: u64,
+    pub(crate) bytes: u64,
+    pub(crate) waiting_since: Option<Instant>,
+}
+
+/// How much to take at once, and up to where.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Batch {
+    pub(crate) room: Room,
+    pub(crate) up_to: u64,
+    /// As one frame, where that can be.
+    pub(crate) joined: bool,
+}
+
+/// What a look at the window came to.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) standing: Standing,
+    /// Where the log ended.
+    pub(crate) head: Cursor,
+    /// In place of entries.
+    pub(crate) stretch: Option<Stretch>,
+    /// Of which version there is nothing more, if the waker is kept for what comes.
+    pub(crate) waits: Option<Version>,
+}
+
+impl Window {
+    /// Takes what follows the cursor, as much as the batch allows. If there is nothing, moves the cursor to the end of the
+    /// log, or of the batch, and keeps the waker for the next entry; the waker is also kept once a batch of frames has all.
+    #[inline]
+    pub(crate) fn next(
+        &self,
+        attached: &mut Attached,
+        cursor: &mut Cursor,
+        batch: Batch,
+        waker: &Waker,
+        out: &mut VecDeque<Arc<Entry>>,
+    ) -> Taken {
+        let mut state = self.state.lock();
+        let standing = state.standing(attached, *cursor);
+        let head = state.head;
+        let mut stretch = None;
+        let all = match standing {
+            Standing::Off => false,
+            Standing::Behind => {
+                let found = if batch.joined { state.stretch(attached, *cursor) } else { None };
+                if let Some((found, all)) = found {
+                    *cursor = cursor.run().at(found.last);
+                    stretch = Some(found);
+                    attached.newest_at = state.pushed;
+                    all
+                } else {
+                    let all = state.take(attached, cursor.position(), batch, out);
+                    if out.is_empty() {
+                        *cursor = cursor.run().at(batch.up_to.min(head.position()));
+                    }
+                    all
+                }
+            }
+            Standing::Level | Standing::Finished | Standing::Closed => {
+                state.settle(cursor);
+                true
+            }
+        };
+        if let Some(rare) = &mut state.waiters[attached.waiter].rare {
+            match standing {
+                // One that has slept counts from now on.
+                Standing::Behind if !all => drop(rare.since.get_or_insert_with(Instant::now)),
+                _ if all => rare.since = None,
+                _ => {}
+            }
+        }
+        if all && batch.up_to >= head.position() {
+            attached.heard = state.ephemerals.count;
+        }
+        let waits = standing == Standing::Level || batch.joined && all && state.goes_on(attached);
+        let waits = waits.then(|| self.version());
+        if waits.is_some() {
+            Self::wait(state, attached, waker, false);
+        }
+        Taken { standing, head, stretch, waits }
+    }
+
+    /// For as long as this stays the same, there is nothing new for anyone who waits.
+    pub(crate) fn version(&self) -> Version {
+        Version(NonZeroU64::new(self.version.load(Ordering::Acquire)).unwrap_or(NonZeroU64::MAX))
+    }
+
+    /// Keeps the waker for the end of the hub, and for nothing else. Not if that is there, or the end of its topics.
+    pub(crate) fn sleep(&self, attached: &Attached, cursor: Cursor, waker: &Waker) -> bool {
+        let mut state = self.state.lock();
+        let sleeps = !state.closed && state.standing(attached, cursor) != Standing::Finished;
+        if sleeps {
+            // It is not behind for as long as it does not want to look.
+            state.waiters[attached.waiter].rare.get_or_insert_default().since = None;
+            Self::wait(state, attached, waker, true);
+        }
+        sleeps
+    }
+
+    #[inline]
+    fn wait(mut state: MutexGuard<'_, State>, attached: &Attached, waker: &Waker, asleep: bool) {
+        let waiter = &mut state.waiters[attached.waiter];
+        if let Some(rare) = &mut waiter.rare {
+            rare.asleep = asleep;
+        }
+        if !waiter.waker.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
+            let old = waiter.waker.replace(waker.clone());
+            // Not under the lock: what a waker drops may be the application's.
+            drop(state);
+            drop(old);
+        }
+    }
+
+    /// What was published to its topics so far. Who asks is also told, next time, since when it is behind.
+    pub(crate) fn published(&self, attached: &Attached) -> Published {
+        let mut state = self.state.lock();
+        state.waiters[attached.waiter].rare.get_or_insert_default();
+        Self::published_in(&state, attached)
+    }
+
+    /// The same, and how many events and bytes there are after a position; `None` for a cursor that is off the window.
+    pub(crate) fn behind(&self, attached: &Attached, cursor: Cursor, after: u64) -> Option<(Published, (u64, u64))> {
+        let state = self.state.lock();
+        let on = state.standing(attached, cursor) != Standing::Off;
+        on.then(|| (Self::published_in(&state, attached), state.shelf.sum_after(attached.rows(), after)))
+    }
+
+    fn published_in(state: &State, attached: &Attached) -> Published {
+        let waiting_since = state.waiters[attached.waiter].rare.as_ref().and_then(|rare| rare.since);
+        let mut published = Published { events: 0, bytes: 0, waiting_since };
+        for row in attached.rows() {
+            let (events, bytes) = state.shelf.pushed(row);
+            published.events += events;
+            published.bytes += bytes;
+        }
+        published
+    }
+}
