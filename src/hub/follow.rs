@@ -157,7 +157,7 @@ impl Follower {
 
     /// Gives frames in place of entries from now on, if it need not look at each.
     pub(crate) fn join(&mut self) {
-        self.joined = self.filter.is_none() && self.meter.is_none() && self.pace.is_none();
+        self.joined = self.filter.is_none() && self.pace.is_none();
     }
 
     /// When the newest frame that it gave was published, or read from the store.
@@ -249,6 +249,7 @@ impl Follower {
                 self.waker = Some(cx.waker().clone());
             }
             if let Some(stretch) = taken.stretch {
+                self.count(&stretch);
                 return Poll::Ready(Some(Ok(Step::Stretch(stretch))));
             }
             match taken.standing {
@@ -297,6 +298,7 @@ impl Follower {
         if let Some(stretch) = self.held.as_mut().and_then(|held| held.stretches.pop_front()) {
             self.cursor = self.cursor.run().at(stretch.last);
             self.attached.newest_at = Instant::now();
+            self.count(&stretch);
             return Poll::Ready(Ok(Some(Step::Stretch(stretch))));
         }
         if let Some(entry) = self.next_within(usize::MAX) {
@@ -363,6 +365,12 @@ impl Follower {
         self.waits = None;
         self.gap = None;
         self.told = 0;
+    }
+
+    fn count(&mut self, stretch: &Stretch) {
+        if let Some(meter) = &mut self.meter {
+            meter.handed_stretch(self.cursor.run(), stretch);
+        }
     }
 
     /// What it can no longer read does not count against it.

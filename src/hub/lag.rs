@@ -1,7 +1,7 @@
 //! How far a subscription may fall behind: [`LagBudget`], and the meter that holds it to that.
 
 use super::window::Published;
-use crate::replay::{Cursor, Entry};
+use crate::replay::{Cursor, Entry, Run, Stretch};
 use std::time::Duration;
 
 /// How far behind a subscription may fall before it is ended. Default: as far as the store reaches.
@@ -64,6 +64,14 @@ impl Meter {
         if self.counts(entry) {
             self.handed.0 += 1;
             self.handed.1 += entry.frame().len() as u64;
+        }
+    }
+
+    /// The same for a frame. What lies on both sides of the base is not counted, and so, once that matters, counted exactly.
+    pub(crate) fn handed_stretch(&mut self, run: Run, stretch: &Stretch) {
+        if run == self.base.run() && stretch.first > self.base.position() {
+            self.handed.0 += stretch.events as u64;
+            self.handed.1 += stretch.frame.len() as u64;
         }
     }
 

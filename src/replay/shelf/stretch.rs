@@ -21,11 +21,12 @@ pub(crate) struct Stretch {
     /// The positions of the first and the last entry.
     pub(crate) first: u64,
     pub(crate) last: u64,
+    pub(crate) events: usize,
 }
 
 impl Stretch {
     fn of(entry: &Entry) -> Self {
-        Self { frame: entry.frame().clone(), first: entry.position(), last: entry.position() }
+        Self { frame: entry.frame().clone(), first: entry.position(), last: entry.position(), events: 1 }
     }
 }
 
@@ -114,7 +115,7 @@ impl Joined {
         let next = self.ends.partition_point(|(at, _)| *at < position);
         let start = next.checked_sub(1).map_or(0, |before| self.ends[before].1);
         let (first, last) = (self.ends.get(next)?.0, self.ends.last()?.0);
-        Some(Stretch { frame: self.frame.slice(start..), first, last })
+        Some(Stretch { frame: self.frame.slice(start..), first, last, events: self.ends.len() - next })
     }
 
     fn cost(&self) -> usize {
