@@ -219,7 +219,7 @@ impl Follower {
     /// The next step; `None` at the end.
     #[inline]
     pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step, SubscriptionError>>> {
-        if self.waits == Some(self.shared.window.version()) && self.is_woken_by(cx.waker()) {
+        if self.waits == Some(self.shared.window.version()) && self.is_live() && self.is_woken_by(cx.waker()) {
             return Poll::Pending;
         }
         // Others have their turn while much is left out.
