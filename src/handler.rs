@@ -63,7 +63,7 @@ impl Hub {
     ///
     /// `topics` is called for each request and says what it is to follow, or refuses with any response: this is where an
     /// application authorises. It gets the request without its body, and can wait; what it captures is cloned into its
-    /// future. It answers with a [`Topic`], [`Topics`], a [`Subscription`] that it configured itself, which the handler
+    /// future, which is made when the service is called. It answers with a [`Topic`], [`Topics`], a [`Subscription`] that it configured itself, which the handler
     /// then resumes, or a `Result` whose error is a [`Refusal`] or becomes one: a [`StatusCode`], an [`http::Response`],
     /// or the error of a topic.
     ///

@@ -162,6 +162,14 @@ impl Beats {
         self.project().silent
     }
 
+    /// Something was sent. If the timer has fired meanwhile, because nobody asked for more, silence begins anew.
+    pub(crate) fn not_now(self: Pin<&mut Self>) {
+        let this = self.project();
+        if this.timer.as_ref().as_pin_ref().is_some_and(|timer| timer.is_elapsed()) {
+            *this.silent = None;
+        }
+    }
+
     /// Ready when an interval of silence is over; the next one begins then. One of `many` may be a little early.
     #[inline]
     pub(crate) fn poll(
@@ -209,6 +217,9 @@ impl Beats {
 /// They are silent since the same moment, so that the first of a silence comes early by a part of the interval that is
 /// drawn for each: else all would come at once. And they come in steps, a few at a time, which costs a tenth less than one
 /// by one, because the runtime and the clients wake up less often.
+///
+/// Invariant: what is `first` or `together` is never after `due`, so that no silence is longer than the interval, and not
+/// before `earliest`, so that the timer does not fire in vain.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Many {
     /// A step begins here.

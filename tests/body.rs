@@ -1,14 +1,15 @@
 //! The body of a subscription's response, frame by frame.
 
 use bytes::Bytes;
-use futures_util::future::poll_immediate;
+use futures_util::{FutureExt as _, StreamExt as _, future::poll_immediate};
 use http_body::Body;
 use http_body_util::BodyExt;
-use std::pin::Pin;
+use std::{convert::Infallible, pin::Pin, time::Duration};
 use tidings::{
-    CursorMoves, Event, Hub, Start, Subscription, SubscriptionBody, Topic,
+    CursorMoves, Event, Hub, KeepAlive, Message, Snapshots, Start, Subscription, SubscriptionBody, Topic, Topics,
     test_util::{Fault, FaultyStore, decode},
 };
+use tokio::time::{Instant, advance, timeout};
 
 const T: Topic = Topic::from_static("t");
 
@@ -83,4 +84,65 @@ async fn a_body_waits_for_a_store_that_is_slow_to_say_how_it_begins() {
     assert!(frames(&mut body).await[0].starts_with(b"retry: "));
     hub.publish(T, Event::new().data("1")).await.unwrap();
     assert_eq!(frames(&mut body).await.len(), 1);
+}
+
+/// Also where several topics have to be put in order, and it waits for nothing but the rest.
+#[tokio::test(start_paused = true)]
+async fn what_does_not_fit_into_a_frame_follows_at_once() {
+    const A: Topic = Topic::from_static("a");
+    let hub = Hub::new();
+    let mut body = body(hub.subscribe(Topics::new([A, T]).unwrap()));
+    frames(&mut body).await;
+    for number in 0..9 {
+        let data = format!("{number}{}", "x".repeat(470));
+        hub.publish(if number % 2 == 0 { A } else { T }, Event::new().data(data)).await.unwrap();
+    }
+    let got = decode(&frames(&mut body).await.concat());
+    assert_eq!(got.len(), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_is_made_also_for_a_subscription_that_waited_already() {
+    let hub = Hub::new();
+    let mut subscription = hub.subscribe(T);
+    assert!(subscription.next().now_or_never().is_none());
+    let snapshots = Snapshots::new(|_| async { Ok::<_, Infallible>(vec![Event::new().data("state")]) });
+    let mut subscription = subscription.snapshot_first(&snapshots);
+    assert!(matches!(subscription.next().await, Some(Ok(Message::Snapshot(_)))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_catches_up_is_sent_no_heartbeat_behind_an_event() {
+    let hub = Hub::new();
+    let mut stalled = body(hub.subscribe(T));
+    frames(&mut stalled).await;
+    let id = hub.publish(T, Event::new().data("1")).await.unwrap();
+    hub.publish(T, Event::new().data("2")).await.unwrap();
+    advance(Duration::from_secs(60)).await;
+    let mut resumed = body(hub.subscribe(T).resume(id));
+    for body in [&mut resumed, &mut stalled] {
+        let got = frames(body).await.concat();
+        assert!(!got.starts_with(b":") && !got.windows(2).any(|two| two == b"\n:"), "{got:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats_have_intervals_of_any_length() {
+    for interval in [Duration::ZERO, Duration::from_nanos(1), Duration::from_millis(1), Duration::from_millis(3)] {
+        let hub = Hub::builder().keep_alive(KeepAlive::new().interval(interval)).build();
+        let mut body = body(hub.subscribe(T));
+        body.frame().await.unwrap().unwrap();
+        for _ in 0..100 {
+            let begin = Instant::now();
+            body.frame().await.unwrap().unwrap();
+            // The timer's resolution is a millisecond.
+            assert!(!begin.elapsed().is_zero() && begin.elapsed() <= interval + Duration::from_millis(2));
+        }
+    }
+    for interval in [Duration::MAX, Duration::MAX / 2, Duration::from_secs(1 << 40)] {
+        let hub = Hub::builder().keep_alive(KeepAlive::new().interval(interval)).build();
+        let mut body = body(hub.subscribe(T));
+        body.frame().await.unwrap().unwrap();
+        assert!(timeout(Duration::from_secs(3600), body.frame()).await.is_err());
+    }
 }

@@ -59,7 +59,10 @@ impl Body for SubscriptionBody {
         let mut this = self.project();
         let Some(wire) = this.wire else { return Poll::Ready(None) };
         let frame = match wire.poll_sent(cx, this.beats.as_mut().silent()) {
-            Poll::Ready(Some(frame)) => frame,
+            Poll::Ready(Some(frame)) => {
+                this.beats.not_now();
+                frame
+            }
             Poll::Ready(None) => {
                 *this.wire = None;
                 return Poll::Ready(None);
@@ -116,7 +119,9 @@ impl Wire {
                     Some(Ok(Step::Stretch(stretch))) => {
                         self.sent = Some(stretch.last);
                         // What is live was published just now: that saves asking the clock for each delivery.
-                        *silent = Some(self.follower.newest_at()).max(*silent);
+                        if let Some(silent) = silent {
+                            *silent = self.follower.newest_at().max(*silent);
+                        }
                         return Poll::Ready(Some(Ok(stretch.frame)));
                     }
                     Some(Ok(Step::Entry(entry))) => self.frame(&entry),

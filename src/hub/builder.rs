@@ -77,6 +77,8 @@ impl HubBuilder {
 
     /// Sets the most events, and the bytes at which a page ends, in one read of the store by a subscription that is not
     /// on the window. Default: 256 events, 256 KiB. Zero counts as one.
+    ///
+    /// A response that reads from the [`Ring`] shares joined frames with others instead: at most 64 KiB of them at a time.
     pub fn page(mut self, max_events: usize, max_bytes: usize) -> Self {
         self.settings.page = (max_events.max(1), max_bytes.max(1));
         self

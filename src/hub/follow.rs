@@ -219,6 +219,7 @@ impl Follower {
     /// The next step; `None` at the end.
     #[inline]
     pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step, SubscriptionError>>> {
+        // Whatever could be news changes the version, and then wakes who waits: so there is none, and it will be woken.
         if self.waits == Some(self.shared.window.version()) && self.is_live() && self.is_woken_by(cx.waker()) {
             return Poll::Pending;
         }

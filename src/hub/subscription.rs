@@ -284,8 +284,10 @@ impl Stream for Subscription {
                 // A finish without an event is seen as the end of the stream.
                 Some(Ok(Step::Entry(entry))) if entry.record().is_bare_finish() => continue,
                 Some(Ok(Step::Entry(entry))) => Some(Ok(Message::Event(entry))),
-                // Only a body asks for frames.
-                Some(Ok(Step::Stretch(_))) => continue,
+                Some(Ok(Step::Stretch(_))) => {
+                    debug_assert!(false, "only a body asks for frames");
+                    continue;
+                }
                 Some(Ok(Step::Gap(gap))) => Some(Ok(Message::Gap(gap))),
                 Some(Ok(Step::Snapshot(snapshot))) => Some(Ok(Message::Snapshot(snapshot.events))),
                 Some(Err(error)) => Some(Err(error)),

@@ -41,7 +41,7 @@ pub struct Ring {
 /// An entry, and the last of those that had to go for it.
 type Pushed = (Arc<Entry>, Option<Arc<Entry>>);
 
-/// What a page of frames has at most: as much as a connection takes at once.
+/// What a page of frames has at most: as many as hyper takes at once.
 const JOINED_BYTES: usize = 16 * FRAME_TARGET;
 
 struct State {

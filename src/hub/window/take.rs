@@ -100,6 +100,7 @@ impl Window {
 
     /// For as long as this stays the same, there is nothing new for anyone who waits.
     pub(crate) fn version(&self) -> Version {
+        // It begins with 1 and only grows. That it is never 0 makes an optional one no larger.
         Version(NonZeroU64::new(self.version.load(Ordering::Acquire)).unwrap_or(NonZeroU64::MAX))
     }
 

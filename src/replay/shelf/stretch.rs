@@ -181,10 +181,22 @@ impl Shelf {
             self.with_blocks.push(row);
         }
         let stretch = it.stretch_at(index, &mut self.joined);
-        if self.joined > MOST_BYTES || self.with_blocks.len() > 64 + 2 * self.rows.len() {
+        if self.with_blocks.len() > 64 + 2 * self.rows.len() {
             self.drop_blocks();
+        } else if self.joined > MOST_BYTES {
+            self.drop_joined();
         }
         stretch
+    }
+
+    /// Where blocks begin and end stays: to find that again takes a look at every entry of a row.
+    fn drop_joined(&mut self) {
+        for row in &self.with_blocks {
+            if let Some(blocks) = self.rows.get_mut(*row).and_then(|it| it.blocks.as_mut()) {
+                blocks.0.iter_mut().for_each(|block| block.joined = None);
+            }
+        }
+        self.joined = 0;
     }
 
     /// They are made anew where they are needed.
