@@ -95,7 +95,8 @@ where
         }
     };
     frames(3);
-    allocation_counter::measure(|| frames(100)).count_total
+    // What is allocated once, whenever that may be, does not count.
+    (0..3).map(|_| allocation_counter::measure(|| frames(100)).count_total).min().unwrap()
 }
 
 #[test]
