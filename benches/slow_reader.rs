@@ -17,7 +17,9 @@
 //!
 //! The server's heap is measured three times when nothing is published and the hundred have everything: while the slow
 //! reader is far behind, when it has caught up, and after its connection was closed. Less the last, that is what it costs
-//! in the process, hyper's buffers included. What the kernel holds for it comes from `/proc/net/tcp`.
+//! in the process, hyper's buffers included. What the kernel holds for it comes from `/proc/net/tcp`. Frames that were
+//! joined while it caught up stay with the log for whoever comes next, up to 4 MiB: they count as its own while it catches
+//! up, and against it while it is far behind.
 //!
 //! An event that is missing, repeated, out of order or replaced by a gap report fails the benchmark. No figure does.
 //!

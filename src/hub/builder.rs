@@ -69,7 +69,8 @@ impl HubBuilder {
     }
 
     /// Sets how many bytes of a topic are kept ready to be sent, in front of the store; over all topics at most 256 MiB.
-    /// Over the [`Ring`] they are the ring's own bytes. Default: 4 MiB.
+    /// Over the [`Ring`] they are the ring's own bytes. What is joined for those who are behind takes up to 4 MiB more.
+    /// Default: 4 MiB.
     pub fn window_bytes(mut self, bytes: usize) -> Self {
         self.window.bytes_per_topic = bytes;
         self

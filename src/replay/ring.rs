@@ -101,7 +101,8 @@ impl Ring {
     }
 
     /// Sets how many bytes are kept over all topics, the bookkeeping of events included; a topic of which something is held
-    /// takes some 300 bytes beside them. Default: 256 MiB.
+    /// takes some 300 bytes beside them, and the frames that are joined for those who are behind, and shared by them, up to
+    /// 4 MiB in all. Default: 256 MiB.
     #[must_use]
     pub fn total_bytes(self, bytes: usize) -> Self {
         self.limit(|limits| limits.total_bytes = bytes)
