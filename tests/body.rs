@@ -4,12 +4,15 @@ use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, future::poll_immediate};
 use http_body::Body;
 use http_body_util::BodyExt;
-use std::{convert::Infallible, pin::Pin, time::Duration};
+use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
 use tidings::{
     CursorMoves, Event, Hub, KeepAlive, Message, Snapshots, Start, Subscription, SubscriptionBody, Topic, Topics,
     test_util::{Fault, FaultyStore, decode},
 };
-use tokio::time::{Instant, advance, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, advance, timeout},
+};
 
 const T: Topic = Topic::from_static("t");
 
@@ -145,4 +148,30 @@ async fn heartbeats_have_intervals_of_any_length() {
         body.frame().await.unwrap().unwrap();
         assert!(timeout(Duration::from_secs(3600), body.frame()).await.is_err());
     }
+}
+
+/// It is another's, begun before what this subscription has seen since: that comes again, behind it.
+#[tokio::test(start_paused = true)]
+async fn what_came_after_a_shared_snapshot_was_begun_follows_it() {
+    let (hub, ready) = (Hub::new(), Arc::new(Notify::new()));
+    let wait = Arc::clone(&ready);
+    let snapshots = Snapshots::new(move |_| {
+        let wait = Arc::clone(&wait);
+        async move {
+            wait.notified().await;
+            Ok::<_, Infallible>(vec![Event::new().data("state")])
+        }
+    });
+    let mut other = hub.subscribe(T).snapshot_first(&snapshots);
+    let mut subscription = hub.subscribe(T);
+    assert!(other.next().now_or_never().is_none());
+    hub.publish(T, Event::new().data("1")).await.unwrap();
+    assert!(matches!(subscription.next().await, Some(Ok(Message::Event(_)))));
+    assert!(subscription.next().now_or_never().is_none());
+    let mut subscription = subscription.snapshot_first(&snapshots);
+    assert!(subscription.next().now_or_never().is_none());
+    ready.notify_one();
+    assert!(matches!(other.next().await, Some(Ok(Message::Snapshot(_)))));
+    assert!(matches!(subscription.next().await, Some(Ok(Message::Snapshot(_)))));
+    assert!(matches!(subscription.next().now_or_never(), Some(Some(Ok(Message::Event(_))))));
 }

@@ -226,6 +226,8 @@ impl Follower {
         // Others have their turn while much is left out.
         for _ in 0..MOST_ROUNDS {
             if !self.is_live() {
+                // What it knew of the window, it knew of another place.
+                self.waits = None;
                 if let Some(step) = ready!(self.poll_held(cx)).transpose() {
                     return Poll::Ready(Some(step));
                 }
@@ -363,7 +365,6 @@ impl Follower {
     fn clear(&mut self) {
         self.pending.clear();
         self.held = None;
-        self.waits = None;
         self.gap = None;
         self.told = 0;
     }
