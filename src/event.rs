@@ -4,7 +4,7 @@ use crate::{
     encode::{DataLines, Head, Lines},
     field::{EventId, EventType},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use std::{fmt, time::Duration};
 
 /// One event, without an id.
@@ -89,13 +89,6 @@ impl Event {
         let mut lines = Lines::default();
         self.write(id, &mut lines);
         lines.take_frame()
-    }
-
-    /// Appends the bytes of the wire to `buf`.
-    pub(crate) fn encode_into(self, id: Option<&EventId>, buf: &mut BytesMut) {
-        let mut lines = Lines::default();
-        self.write(id, &mut lines);
-        buf.extend_from_slice(lines.as_bytes());
     }
 
     /// Appends the bytes of the wire to a frame, and makes room for `more` if there is none; to an empty one without a

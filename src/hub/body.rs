@@ -119,9 +119,7 @@ impl Wire {
                     Some(Ok(Step::Stretch(stretch))) => {
                         self.sent = Some(stretch.last);
                         // What is live was published just now: that saves asking the clock for each delivery.
-                        if let Some(silent) = silent {
-                            *silent = self.follower.newest_at().max(*silent);
-                        }
+                        *silent = silent.and_then(|since| Some(self.follower.newest_at()?.max(since)));
                         return Poll::Ready(Some(Ok(stretch.frame)));
                     }
                     Some(Ok(Step::Entry(entry))) => self.frame(&entry),
@@ -218,13 +216,12 @@ impl Wire {
     /// read the report.
     fn gap(&mut self, gap: Gap) -> Bytes {
         let report = Event::new().event_type(self.settings.names.gap_event.clone()).data(gap.to_json());
-        let mut frame = BytesMut::new();
-        report.encode_into(None, &mut frame);
+        let report = report.encode(None);
         self.sent = self.follower.place().map(Cursor::position);
-        if self.sent.is_some() {
-            frame.extend_from_slice(&self.cursor_move(Event::new()));
+        if self.sent.is_none() {
+            return report;
         }
-        frame.freeze()
+        [report, self.cursor_move(Event::new())].concat().into()
     }
 
     /// The state, and only then the id from which the log is followed.

@@ -160,8 +160,8 @@ impl Follower {
         self.joined = self.filter.is_none() && self.pace.is_none();
     }
 
-    /// When the newest frame that it gave was published, or read from the store.
-    pub(crate) fn newest_at(&self) -> Instant {
+    /// When the newest frame that it gave was published; not known if that is from the store.
+    pub(crate) fn newest_at(&self) -> Option<Instant> {
         self.attached.newest_at
     }
 
@@ -300,7 +300,7 @@ impl Follower {
         }
         if let Some(stretch) = self.held.as_mut().and_then(|held| held.stretches.pop_front()) {
             self.cursor = self.cursor.run().at(stretch.last);
-            self.attached.newest_at = Instant::now();
+            self.attached.newest_at = None;
             self.count(&stretch);
             return Poll::Ready(Ok(Some(Step::Stretch(stretch))));
         }

@@ -4,8 +4,8 @@
 //! between; the function never runs under a lock, and never twice at once for the same topics.
 
 use super::Shared;
-use crate::{Event, Topics, replay::Cursor, sync::Mutex};
-use bytes::{Bytes, BytesMut};
+use crate::{Event, Topics, encode::Lines, replay::Cursor, sync::Mutex};
+use bytes::Bytes;
 use std::{collections::HashMap, error::Error, fmt, pin::Pin, sync::Arc, time::Duration};
 use tokio::{
     sync::{OnceCell, Semaphore},
@@ -117,11 +117,11 @@ impl Snapshots {
             let _permit = self.permits.acquire().await;
             let cursor = shared.window.head();
             let events = (self.make)(topics).await?;
-            let mut frame = BytesMut::new();
+            let mut frame = Lines::default();
             for event in &events {
-                event.clone().encode_into(None, &mut frame);
+                event.clone().join(None, &mut frame, 0);
             }
-            Ok(Snapshot { cursor, events: events.into(), frame: frame.freeze() })
+            Ok(Snapshot { cursor, events: events.into(), frame: frame.take_frame() })
         };
         timeout(self.timeout, run).await.unwrap_or_else(|_| Err(Source::from(TookTooLong(self.timeout).boxed())))
     }

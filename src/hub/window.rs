@@ -54,8 +54,8 @@ pub(crate) struct Attached {
     seats: Seats,
     /// It had, or is not to have, the ephemeral events up to this number.
     heard: u64,
-    /// When the newest frame that it took was published.
-    pub(crate) newest_at: Instant,
+    /// When the newest frame that it took was published, if that was on the window.
+    pub(crate) newest_at: Option<Instant>,
 }
 
 /// Row and seat, for each topic.
@@ -140,7 +140,7 @@ impl Window {
                 (Some(one), []) => Seats::One(sit(one)),
                 (first, others) => Seats::Several(first.into_iter().chain(others).map(sit).collect()),
             };
-            (Attached { waiter, seats, heard: state.ephemerals.count, newest_at: now }, state.head)
+            (Attached { waiter, seats, heard: state.ephemerals.count, newest_at: None }, state.head)
         })
     }
 

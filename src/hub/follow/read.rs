@@ -28,14 +28,17 @@ impl Follower {
                 Phase::Off(from) => {
                     let from = **from;
                     let (max_events, max_bytes) = self.shared.settings.page;
-                    let read = Read { max_events, max_bytes, ..Read::new(&self.topics, from) };
+                    let mut read = Read { max_events, max_bytes, ..Read::new(&self.topics, from) };
                     let age = self.shared.window.age();
                     match &self.shared.store {
                         Store::Ring(ring) => {
-                            let mut page = ring.read_now(&Read { joined: self.joined, ..read.clone() });
+                            // Asked only of the hub's own ring: any other store is to see what it gives.
+                            read.joined = self.joined;
+                            let mut page = ring.read_now(&read);
                             if !page.stretches.is_empty()
                                 && self.shared.window.has_between(&self.attached, page.through)
                             {
+                                read.joined = false;
                                 page = ring.read_now(&read);
                             }
                             self.take(from, age, page);

@@ -92,20 +92,14 @@ impl Window {
 impl Window {
     /// Whether a subscription is still to have something ephemeral before a place.
     pub(crate) fn has_between(&self, attached: &Attached, through: Cursor) -> bool {
-        let state = self.state.lock();
-        state.head.run() == through.run()
-            && !state.unheard(attached, (0, through.position().saturating_sub(1))).is_empty()
+        !self.state.lock().unheard_between(attached, 0, through).is_empty()
     }
 
     /// Puts what a subscription at a position is still to have before another in its place among what the store has
     /// between them.
     pub(crate) fn put_between(&self, attached: &mut Attached, at: u64, through: Cursor, entries: &mut Vec<Arc<Entry>>) {
         let state = self.state.lock();
-        if state.head.run() != through.run() {
-            // Their positions mean nothing among these.
-            return;
-        }
-        let unheard = state.unheard(attached, (at, through.position().saturating_sub(1)));
+        let unheard = state.unheard_between(attached, at, through);
         let Some((newest, _)) = unheard.last().copied() else { return };
         entries.extend(unheard.into_iter().map(|(_, ephemeral)| Arc::clone(ephemeral)));
         attached.heard = newest;
@@ -144,6 +138,15 @@ impl State {
             newest.is_some_and(|(number, entry)| *number > attached.heard && entry.position() >= position)
         };
         attached.heard != self.ephemerals.count && attached.rows().any(unheard)
+    }
+
+    /// What a subscription at a position is still to have before a place; nothing if that is of another run, whose positions
+    /// mean nothing here.
+    fn unheard_between(&self, attached: &Attached, at: u64, through: Cursor) -> Vec<(u64, &Arc<Entry>)> {
+        if self.head.run() != through.run() {
+            return Vec::new();
+        }
+        self.unheard(attached, (at, through.position().saturating_sub(1)))
     }
 
     /// What a subscription between two positions is still to have, in order.

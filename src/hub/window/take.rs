@@ -64,7 +64,7 @@ impl Window {
                 if let Some((found, all)) = found {
                     *cursor = cursor.run().at(found.last);
                     stretch = Some(found);
-                    attached.newest_at = state.pushed;
+                    attached.newest_at = Some(state.pushed);
                     all
                 } else {
                     let all = state.take(attached, cursor.position(), batch, out);

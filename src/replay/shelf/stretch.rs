@@ -1,5 +1,5 @@
-//! Stretches: frames that stand behind each other in one piece of memory, so that a crowd of readers who are behind shares one
-//! copy of them, and goes on by many entries in one step.
+//! Stretches: frames that stand behind each other in one piece of memory, so that a crowd of readers who are behind
+//! shares one copy of them, and goes on by many entries in one step.
 //!
 //! The entries of a row are cut into blocks of about a frame, and the frames of a block are joined when someone asks for
 //! more than one of them. That is a cache: dropping it changes nothing but speed.
