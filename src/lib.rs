@@ -127,6 +127,7 @@ mod handler;
 mod hub;
 mod keep_alive;
 mod last_event_id;
+mod peer;
 pub mod replay;
 mod response;
 mod sync;
@@ -151,6 +152,7 @@ pub use crate::{
     },
     keep_alive::{Beat, KeepAlive, KeepAliveStream},
     last_event_id::{LAST_EVENT_ID, LAST_EVENT_ID_PARAMETER, LastEventId},
+    peer::{Lost, Peer},
     response::{Sse, SseBody, SseItem},
     topic::{Topic, TopicError, Topics, TopicsError},
 };
