@@ -4,7 +4,7 @@
 //! application's function to say. Everything else is `hub.subscribe(topics).resume(last)`.
 
 use crate::{
-    Event, Hub, Subscription, SubscriptionBody, Topic, TopicError, Topics, TopicsError,
+    Event, Hub, Peer, Subscription, SubscriptionBody, Topic, TopicError, Topics, TopicsError,
     response::{EVENT_STREAM, set_headers},
 };
 use bytes::Bytes;
@@ -37,7 +37,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// | `accept` that excludes `text/event-stream` | 406 |
 /// | the function refuses | its response |
 /// | a topic does not exist, where they [have to be created](crate::HubBuilder::explicit_topics) | 404 |
-/// | the store cannot be read | 200 with only a `retry:`, and the end; or 503, see [`event_source_if`](Self::event_source_if) |
+/// | the store cannot be read, there are as many [as there may be](crate::Limit), or the hub is being [drained](Hub::drain) | 200 with only a `retry:`, and the end; or 503, see [`event_source_if`](Self::event_source_if) |
 #[must_use = "a handler does nothing unless it is mounted"]
 pub struct Handler<F> {
     hub: Hub,
@@ -206,6 +206,7 @@ where
         let head_only = parts.method == Method::HEAD;
         let event_source = (self.is_event_source)(&parts);
         let last = self.hub.last_event_id(&parts);
+        let peer = parts.extensions.get::<Peer>().cloned();
         let hub = self.hub.clone();
         let answer = (self.topics)(parts);
         Box::pin(async move {
@@ -213,8 +214,12 @@ where
                 Ok(subscription) => subscription.resume(last),
                 Err(Refusal(response)) => return Ok(*response),
             };
+            if let Some(peer) = peer {
+                subscription = subscription.served_to(peer);
+            }
             subscription.join();
-            let response = match poll_fn(|cx| subscription.poll_opened(cx)).await {
+            let opened = poll_fn(|cx| subscription.poll_opened(cx)).await;
+            let response = match opened.and_then(|()| subscription.enter(head_only)) {
                 Ok(()) => subscription.into_http_response().map(HandlerBody::from),
                 Err(error) if error.is_unknown_topic() => with_status(StatusCode::NOT_FOUND),
                 Err(_) => come_back(subscription.draw_retry(), event_source, subscription.accel_buffering()),

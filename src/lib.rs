@@ -147,8 +147,10 @@ pub use crate::{
     field::{EventId, EventType, FieldError},
     handler::{Handler, HandlerBody, IntoSubscription, Refusal, SameTopics},
     hub::{
-        CursorMoves, EndReason, Gap, GapPolicy, GapReason, Hub, HubBuilder, LagBudget, Message, Names, Producer,
-        PublishError, Resume, Snapshots, Start, Subscription, SubscriptionBody, SubscriptionError,
+        CursorMoves, Drain, Drained, EndReason, EndWord, Gap, GapPolicy, GapReason, Gaps, Hub, HubBuilder, Lag,
+        LagBudget, LeaveReason, Left, Limit, Message, Names, Opened, Presence, PresenceChange, PresenceChanges,
+        Producer, PublishError, Refusals, Resume, Snapshots, Start, Stats, StoreErrors, Subscriber, Subscription,
+        SubscriptionBody, SubscriptionError, Volume,
     },
     keep_alive::{Beat, KeepAlive, KeepAliveStream},
     last_event_id::{LAST_EVENT_ID, LAST_EVENT_ID_PARAMETER, LastEventId},

@@ -6,6 +6,7 @@
 //! Invariant: no id is sent before everything up to it was handed to the connection.
 
 use super::{
+    end::EndReason,
     error::SubscriptionError,
     follow::{Follower, Step},
     gap::Gap,
@@ -26,28 +27,42 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 use tokio::time::Instant;
 
 pin_project! {
     /// The body of a [`Subscription`](crate::Subscription)'s response.
     pub struct SubscriptionBody {
-        // Nothing after the end.
-        wire: Option<Wire>,
+        what: What,
         #[pin]
         beats: Beats,
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "nearly all are streams")]
+enum What {
+    Stream(Wire),
+    /// One frame, and the end.
+    Once(Bytes),
+    /// Nothing after the end.
+    Ended,
+}
+
 impl SubscriptionBody {
     pub(crate) fn new(follower: Follower, settings: Arc<Settings>) -> Self {
         let wire = Wire { follower, settings, state: State::Opening, sent: None };
-        Self { wire: Some(wire), beats: Beats::new() }
+        Self { what: What::Stream(wire), beats: Beats::new() }
     }
 
     /// A body without a byte.
     pub(crate) fn empty() -> Self {
-        Self { wire: None, beats: Beats::new() }
+        Self { what: What::Ended, beats: Beats::new() }
+    }
+
+    /// "Not now", for an `EventSource`: when to come back, and the end.
+    pub(crate) fn come_back(after: Duration) -> Self {
+        Self { what: What::Once(Event::new().retry(after).encode(None)), beats: Beats::new() }
     }
 }
 
@@ -57,14 +72,22 @@ impl Body for SubscriptionBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SubscriptionError>>> {
         let mut this = self.project();
-        let Some(wire) = this.wire else { return Poll::Ready(None) };
+        let wire = match this.what {
+            What::Stream(wire) => wire,
+            What::Once(frame) => {
+                let frame = std::mem::take(frame);
+                *this.what = What::Ended;
+                return Poll::Ready(Some(Ok(Frame::data(frame))));
+            }
+            What::Ended => return Poll::Ready(None),
+        };
         let frame = match wire.poll_sent(cx, this.beats.as_mut().silent()) {
             Poll::Ready(Some(frame)) => {
                 this.beats.not_now();
                 frame
             }
             Poll::Ready(None) => {
-                *this.wire = None;
+                *this.what = What::Ended;
                 return Poll::Ready(None);
             }
             Poll::Pending => {
@@ -77,13 +100,13 @@ impl Body for SubscriptionBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.wire.is_none()
+        matches!(self.what, What::Ended)
     }
 }
 
 impl fmt::Debug for SubscriptionBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SubscriptionBody").field("ended", &self.wire.is_none()).finish_non_exhaustive()
+        f.debug_struct("SubscriptionBody").field("ended", &self.is_end_stream()).finish_non_exhaustive()
     }
 }
 
@@ -149,10 +172,14 @@ impl Wire {
     /// Before the first step, and after the last.
     fn poll_edge(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
         if let State::Opening = self.state {
-            return Poll::Ready(Some(Ok(match ready!(self.follower.poll_outcome(cx)) {
+            return Poll::Ready(Some(Ok(match ready!(self.follower.poll_entered(cx)) {
                 Ok(()) => {
                     self.state = State::Following;
                     self.opening()
+                }
+                Err(error) if error.is_denied() => {
+                    self.state = State::Ended;
+                    self.come_back()
                 }
                 Err(error) => self.failing(error),
             })));
@@ -234,21 +261,36 @@ impl Wire {
     /// the reason, if it is to be told.
     fn end(&self) -> Bytes {
         let place = self.follower.place().map(Cursor::position);
-        let moved = if place == self.sent { Bytes::new() } else { self.cursor_move(Event::new()) };
-        let Some(reason) = self.follower.end_reason().filter(|_| self.settings.announce_ends) else { return moved };
-        let data = format!(r#"{{"reason":"{reason}"}}"#);
-        let end = Event::new().event_type(self.settings.names.end_event.clone()).data(data).encode(None);
-        [moved, end].concat().into()
+        let moved = place.is_some() && place != self.sent;
+        let mut frame = if moved { self.cursor_move(Event::new()).to_vec() } else { Vec::new() };
+        let reason = self.follower.end_reason();
+        if let (Some(EndReason::Drained), Some(goodbye)) = (reason, self.follower.goodbye()) {
+            let event = goodbye.event.clone().unwrap_or_default().retry(goodbye.draw_retry());
+            frame.extend_from_slice(&event.encode(None));
+        }
+        if let Some(reason) = reason.filter(|_| self.settings.announce_ends) {
+            // No reason has a character that JSON escapes.
+            let data = format!(r#"{{"reason":"{reason}"}}"#);
+            let end = Event::new().event_type(self.settings.names.end_event.clone()).data(data);
+            frame.extend_from_slice(&end.encode(None));
+        }
+        frame.into()
     }
 
     fn failing(&mut self, error: SubscriptionError) -> Bytes {
         self.state = State::Failed(error);
-        // The client's id is still good: it is to come back, but not at once, and go on.
-        Event::new().retry(self.settings.draw_retry()).encode(None)
+        // The client's id is still good: it goes on.
+        self.come_back()
+    }
+
+    /// It is to come back, but not at once.
+    fn come_back(&self) -> Bytes {
+        Event::new().retry(self.follower.draw_retry(&self.settings)).encode(None)
     }
 
     /// What an idle connection sends: its heartbeat, with the new id if the position has moved.
     fn heartbeat(&mut self) -> Bytes {
+        self.follower.counters().heartbeat();
         let moved = self.follower.is_level() && self.sent != Some(self.follower.cursor().position());
         if !moved || matches!(self.settings.cursor_moves, CursorMoves::Off) {
             return self.settings.keep_alive.frame();

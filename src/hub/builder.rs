@@ -1,8 +1,8 @@
 //! [`HubBuilder`]: a hub's settings, each with its default and why.
 
 use super::{
-    CursorMoves, GapPolicy, Handle, Hub, LagBudget, Names, Queue, Settings, Shared, Start, Store, Window,
-    window::TopicLife,
+    Counters, CursorMoves, GapPolicy, Handle, Hub, LagBudget, Names, Queue, Registry, Settings, Shared, Start, Store,
+    Window, window::TopicLife,
 };
 use crate::{
     KeepAlive,
@@ -31,6 +31,7 @@ pub struct HubBuilder {
     append_timeout: Duration,
     read_timeout: Duration,
     topic_life: TopicLife,
+    max_subscriptions: usize,
 }
 
 impl HubBuilder {
@@ -52,6 +53,7 @@ impl HubBuilder {
             append_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(5),
             topic_life: TopicLife { explicit: false, idle: Duration::from_secs(60 * 60) },
+            max_subscriptions: usize::MAX,
         }
     }
 
@@ -161,6 +163,22 @@ impl HubBuilder {
         self
     }
 
+    /// Sets how many subscriptions there may be at a time. One more is turned away: its client comes back at a time that is
+    /// drawn for it ([`retry`](Self::retry)). For one user or address, see [`Subscription::limit`](crate::Subscription::limit).
+    /// Default: as many as there is memory for.
+    pub fn max_subscriptions(mut self, most: usize) -> Self {
+        self.max_subscriptions = most;
+        self
+    }
+
+    /// Sets how long a subscription may stay: for each a time between 80 and 100 % of this is drawn. Then it ends with
+    /// [`EndReason::Expired`](crate::EndReason::Expired), and its client comes back, is authorised anew, and may come to
+    /// another server. Default: as long as it likes.
+    pub fn max_lifetime(mut self, lifetime: Duration) -> Self {
+        self.settings.max_lifetime = Some(lifetime);
+        self
+    }
+
     /// Announces by a last event why the server ends a stream, for clients other than `EventSource`, to whom a clean end
     /// looks like success. Its name is [`Names::end_event`]. Default: ends are not announced.
     pub fn announce_ends(mut self) -> Self {
@@ -208,6 +226,8 @@ impl HubBuilder {
             window: Window::new(head, self.window, self.topic_life),
             store,
             queue: Queue::default(),
+            registry: Registry::new(self.max_subscriptions),
+            counters: Counters::default(),
             settings: Arc::new(self.settings),
             max_event_bytes: self.max_event_bytes,
             append_timeout: self.append_timeout,

@@ -1,6 +1,12 @@
-//! [`EndReason`]: why a stream ended.
+//! [`EndReason`]: why the server ended a stream; and how it ends those that it picks.
 
-use std::fmt;
+use super::{
+    Hub, Shared,
+    member::{Member, Subscriber},
+    window::Goes,
+};
+use crate::Topic;
+use std::{fmt, sync::Arc};
 
 /// Why the server ended a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -14,10 +20,50 @@ pub enum EndReason {
     Gap,
     /// The hub was closed, or is gone.
     Closed,
+    /// The hub was [drained](crate::Hub::drain). It can come back to another server, or to this one after a restart.
+    Drained,
+    /// It lived as long as [it may](crate::Subscription::max_lifetime), or its permission
+    /// [expired](crate::Subscription::expires_in). It can come back, and is authorised anew.
+    Expired,
+    /// A newer subscription took its place under a [`Limit`](crate::Limit).
+    Replaced,
+    /// Its client did not send a [heartbeat](crate::HubBuilder::client_heartbeats) for as long as it may be silent.
+    Silent,
+    /// The application ended it, and says why.
+    Application(EndWord),
 }
 
+/// A word of the application's own for why it ends a stream: made by [`EndReason::application`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EndWord(&'static str);
+
 impl EndReason {
-    /// The word that goes over the wire: `finished`, `lagged`, `gap` or `closed`.
+    /// A reason of the application's own, such as `logged-out`: a word of up to 32 lower-case letters, digits and hyphens.
+    ///
+    /// # Panics
+    ///
+    /// When the literal is no such word; in a `const` that is an error of the compiler.
+    ///
+    /// ```
+    /// use tidings::EndReason;
+    ///
+    /// const LOGGED_OUT: EndReason = EndReason::application("logged-out");
+    /// assert_eq!(LOGGED_OUT.as_str(), "logged-out");
+    /// ```
+    #[must_use]
+    pub const fn application(word: &'static str) -> Self {
+        let bytes = word.as_bytes();
+        assert!(!bytes.is_empty() && bytes.len() <= 32, "this literal is no reason: it is empty or too long");
+        let mut at = 0;
+        while at < bytes.len() {
+            let fits = bytes[at].is_ascii_lowercase() || bytes[at].is_ascii_digit() || bytes[at] == b'-';
+            assert!(fits, "this literal is no reason: it has other characters than a to z, 0 to 9 and hyphens");
+            at += 1;
+        }
+        Self::Application(EndWord(word))
+    }
+
+    /// The word that goes over the wire: the name in lower case, or the application's own.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -25,6 +71,11 @@ impl EndReason {
             Self::Lagged => "lagged",
             Self::Gap => "gap",
             Self::Closed => "closed",
+            Self::Drained => "drained",
+            Self::Expired => "expired",
+            Self::Replaced => "replaced",
+            Self::Silent => "silent",
+            Self::Application(EndWord(word)) => word,
         }
     }
 }
@@ -32,5 +83,63 @@ impl EndReason {
 impl fmt::Display for EndReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for EndWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.0, f)
+    }
+}
+
+/// What a subscription is told that is to go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct End {
+    pub(crate) reason: EndReason,
+    /// Or else once it has what was published until then.
+    pub(crate) at_once: bool,
+}
+
+impl Hub {
+    /// Ends, at once, every subscription that the application picks, by its labels or otherwise: those of a user who
+    /// logged out. Returns how many were told.
+    ///
+    /// Nothing more is sent to them but the end, as with [`Subscriber::end`](crate::Subscriber::end). The function is
+    /// called for each subscription, outside of any lock.
+    ///
+    /// ```
+    /// use tidings::{EndReason, Hub};
+    ///
+    /// const LOGGED_OUT: EndReason = EndReason::application("logged-out");
+    ///
+    /// fn log_out(hub: &Hub, user: &str) -> usize {
+    ///     hub.end_where(|subscriber| subscriber.label("user") == Some(user), LOGGED_OUT)
+    /// }
+    /// ```
+    pub fn end_where(&self, mut picks: impl FnMut(&Subscriber) -> bool, reason: EndReason) -> usize {
+        let shared = &self.handle.shared;
+        let subscribers = shared.window.members().into_iter().map(|member| Subscriber::new(member, shared));
+        let picked: Vec<_> = subscribers.filter(|subscriber| picks(subscriber)).map(|picked| picked.member).collect();
+        shared.tell(&picked, End { reason, at_once: true })
+    }
+
+    /// Ends, at once, every subscription that follows a topic, also if it follows others. Returns how many were told.
+    ///
+    /// As [`end_where`](Self::end_where). To end a topic for good, [`finish`](Self::finish) it.
+    pub fn end_topic(&self, topic: impl Into<Topic>, reason: EndReason) -> usize {
+        let shared = &self.handle.shared;
+        shared.tell(&shared.window.members_of(&topic.into()), End { reason, at_once: true })
+    }
+}
+
+impl Shared {
+    /// Tells subscriptions to go. Says to how many that is news.
+    pub(super) fn tell<'a>(&self, members: impl IntoIterator<Item = &'a Arc<Member>>, end: End) -> usize {
+        let told: Vec<_> = members.into_iter().filter(|member| member.tell(end)).map(|member| &**member).collect();
+        if !told.is_empty() {
+            let goes = if end.at_once { Goes::AtOnce } else { Goes::WithAll };
+            self.window.tell(told.iter().copied(), goes);
+        }
+        told.len()
     }
 }

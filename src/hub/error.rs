@@ -1,6 +1,7 @@
 //! [`PublishError`]: why an event was not published, and whether it may have been. [`SubscriptionError`]: why a
 //! subscription failed.
 
+use super::registry::Denied;
 use crate::{
     Topic,
     replay::{ReadError, Refused},
@@ -127,6 +128,7 @@ enum SubscriptionErrorKind {
     Read(ReadError),
     Snapshot(Arc<dyn Error + Send + Sync>),
     UnknownTopic(Topic),
+    Denied(Denied),
 }
 
 impl SubscriptionError {
@@ -150,10 +152,34 @@ impl SubscriptionError {
         matches!(self.0, SubscriptionErrorKind::UnknownTopic(_))
     }
 
+    /// There are as many subscriptions as there may be, in all or under a [`Limit`](crate::Limit). It had better come back
+    /// later.
+    #[must_use]
+    pub fn is_over_limit(&self) -> bool {
+        matches!(self.0, SubscriptionErrorKind::Denied(Denied::OverLimit))
+    }
+
+    /// The hub is being [drained](crate::Hub::drain), and lets nobody in. It had better come back later.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        matches!(self.0, SubscriptionErrorKind::Denied(Denied::Draining))
+    }
+
+    /// It is to come back later, and nothing is wrong with it.
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(self.0, SubscriptionErrorKind::Denied(_))
+    }
+
     /// The application's snapshot failed, or took too long.
     #[must_use]
     pub fn is_snapshot(&self) -> bool {
         matches!(self.0, SubscriptionErrorKind::Snapshot(_))
+    }
+}
+
+impl From<Denied> for SubscriptionError {
+    fn from(denied: Denied) -> Self {
+        Self(SubscriptionErrorKind::Denied(denied))
     }
 }
 
@@ -169,6 +195,10 @@ impl fmt::Display for SubscriptionError {
             SubscriptionErrorKind::Read(_) => f.write_str("the store could not be read"),
             SubscriptionErrorKind::Snapshot(_) => f.write_str("there is no snapshot to go on from"),
             SubscriptionErrorKind::UnknownTopic(topic) => write!(f, "the topic {topic} does not exist"),
+            SubscriptionErrorKind::Denied(Denied::OverLimit) => {
+                f.write_str("there are as many subscriptions as there may be: come back later")
+            }
+            SubscriptionErrorKind::Denied(Denied::Draining) => f.write_str("the hub is being drained: come back later"),
         }
     }
 }
@@ -178,7 +208,7 @@ impl Error for SubscriptionError {
         match &self.0 {
             SubscriptionErrorKind::Read(error) => error.source(),
             SubscriptionErrorKind::Snapshot(source) => Some(&**source),
-            SubscriptionErrorKind::UnknownTopic(_) => None,
+            SubscriptionErrorKind::UnknownTopic(_) | SubscriptionErrorKind::Denied(_) => None,
         }
     }
 }

@@ -6,18 +6,24 @@
 //! Invariants: everything up to the cursor was handed over or reported as a gap; a gap is reported before the first
 //! entry after it.
 
+mod enter;
 mod open;
 mod read;
 
-use self::open::Doubt;
+use self::{
+    enter::{Intro, Seen},
+    open::Doubt,
+};
 use super::{
     Shared,
     end::EndReason,
     error::SubscriptionError,
     gap::{Gap, GapPolicy, GapReason, Resume},
     lag::{LagBudget, Meter},
+    member::Member,
     pace::Pace,
     snapshot::{Snapshot, Snapshots, Taking},
+    terms::Terms,
     window::{Age, Attached, Batch, Standing, Version},
 };
 use crate::{
@@ -69,7 +75,8 @@ pub(crate) enum Step {
 
 pub(crate) struct Follower {
     shared: Arc<Shared>,
-    topics: Topics,
+    /// As others see it.
+    member: Arc<Member>,
     attached: Attached,
     /// Everything up to here was handed over.
     cursor: Cursor,
@@ -102,6 +109,13 @@ pub(crate) struct Follower {
     pace: Option<Box<Pace>>,
     /// Until it is known that its topics exist.
     doubt: Option<Box<Doubt>>,
+    /// Only if it may not stay as long as it likes.
+    terms: Option<Box<Terms>>,
+    /// What is said of it before others see it. Most have nothing to say.
+    intro: Option<Box<Intro>>,
+    seen: Seen,
+    /// Whether it was ended while its client had no place to come back to.
+    placeless: bool,
 }
 
 /// Of a page, beside its entries.
@@ -184,7 +198,7 @@ impl Follower {
     }
 
     pub(crate) fn topics(&self) -> &Topics {
-        &self.topics
+        &self.member.topics
     }
 
     pub(crate) fn cursor(&self) -> Cursor {
@@ -194,7 +208,7 @@ impl Follower {
     /// The place up to which everything was handed over. There is none while a gap is to be reported, or made good for by
     /// a snapshot: who resumed from there would miss it.
     pub(crate) fn place(&self) -> Option<Cursor> {
-        let owed = self.gap.is_some() || matches!(self.phase, Phase::Snapshot(_));
+        let owed = self.placeless || self.gap.is_some() || matches!(self.phase, Phase::Snapshot(_));
         (!owed).then_some(self.cursor)
     }
 
@@ -203,7 +217,7 @@ impl Follower {
         match (&self.gap, &self.phase) {
             (Some(gap), _) => gap.0.after,
             (None, Phase::Snapshot(taking)) => taking.1,
-            (None, _) => Some(self.cursor),
+            (None, _) => (!self.placeless).then_some(self.cursor),
         }
     }
 
@@ -213,12 +227,17 @@ impl Follower {
     }
 
     fn snapshot(&self, snapshots: &Snapshots, owed_from: Option<Cursor>) -> Phase {
-        Phase::Snapshot(Box::new((snapshots.take(Arc::clone(&self.shared), self.topics.clone()), owed_from)))
+        Phase::Snapshot(Box::new((snapshots.take(Arc::clone(&self.shared), self.topics().clone()), owed_from)))
     }
 
     /// The next step; `None` at the end.
     #[inline]
     pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step, SubscriptionError>>> {
+        if let Some(terms) = &mut self.terms {
+            if let Poll::Ready(reason) = terms.poll(cx) {
+                self.end_now(reason);
+            }
+        }
         // Whatever could be news changes the version, and then wakes who waits: so there is none, and it will be woken.
         if self.waits == Some(self.shared.window.version()) && self.is_live() && self.is_woken_by(cx.waker()) {
             return Poll::Pending;
@@ -228,8 +247,17 @@ impl Follower {
             if !self.is_live() {
                 // What it knew of the window, it knew of another place.
                 self.waits = None;
-                if let Some(step) = ready!(self.poll_held(cx)).transpose() {
-                    return Poll::Ready(Some(step));
+                if self.member.is_to_go_at_once() {
+                    self.end_as_told();
+                }
+                match self.poll_held(cx) {
+                    Poll::Ready(held) => {
+                        if let Some(step) = held.transpose() {
+                            return Poll::Ready(Some(step));
+                        }
+                    }
+                    Poll::Pending if self.shared.window.doze(&self.attached, cx.waker()) => return Poll::Pending,
+                    Poll::Pending => continue,
                 }
                 if matches!(self.phase, Phase::Ended(_)) {
                     return Poll::Ready(None);
@@ -261,10 +289,30 @@ impl Follower {
                 Standing::Off => self.phase = Phase::Off(Box::new(ReadFrom::After(self.cursor))),
                 Standing::Finished => self.phase = Phase::Ended(Some(EndReason::Finished)),
                 Standing::Closed => self.phase = Phase::Ended(Some(EndReason::Closed)),
+                Standing::Told => self.end_as_told(),
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Ends it as it was told to.
+    fn end_as_told(&mut self) {
+        let end = self.member.told();
+        self.end_now(end.map_or(EndReason::Closed, |end| end.reason));
+    }
+
+    /// Ends it without handing over anything more. Whoever comes back is told again of what is still to be reported.
+    fn end_now(&mut self, reason: EndReason) {
+        if matches!(self.phase, Phase::Ended(_)) {
+            return;
+        }
+        match self.resume_from() {
+            Some(place) => self.cursor = place,
+            None => self.placeless = true,
+        }
+        self.clear();
+        self.phase = Phase::Ended(Some(reason));
     }
 
     /// Whether it is on the window, with nothing else to do or to hand over.
@@ -284,6 +332,7 @@ impl Follower {
             return Poll::Ready(Err(error));
         }
         if let Some((gap, resumes_after)) = self.gap.take().map(|gap| *gap) {
+            self.shared.counters.gap(gap.positions());
             self.apply_policy(gap, resumes_after);
             return Poll::Ready(Ok(Some(Step::Gap(gap))));
         }
@@ -301,6 +350,7 @@ impl Follower {
         if let Some(stretch) = self.held.as_mut().and_then(|held| held.stretches.pop_front()) {
             self.cursor = self.cursor.run().at(stretch.last);
             self.attached.newest_at = None;
+            self.attached.handed.add(stretch.events, stretch.frame.len());
             self.count(&stretch);
             return Poll::Ready(Ok(Some(Step::Stretch(stretch))));
         }
@@ -400,14 +450,19 @@ impl Follower {
                 meter.handed(&entry);
             }
             if passes {
+                if !entry.is_ephemeral() {
+                    self.attached.handed.add(1, entry.frame().len());
+                }
                 return Some(entry);
             }
+            self.shared.counters.filtered(u64::from(!entry.is_ephemeral()));
         }
     }
 }
 
 impl Drop for Follower {
     fn drop(&mut self) {
+        self.leave();
         self.shared.window.detach(&self.attached);
     }
 }
@@ -415,7 +470,7 @@ impl Drop for Follower {
 impl fmt::Debug for Follower {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Follower")
-            .field("topics", &self.topics)
+            .field("topics", self.topics())
             .field("cursor", &self.cursor)
             .field("pending", &self.pending.len())
             .finish_non_exhaustive()

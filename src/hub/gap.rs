@@ -49,6 +49,12 @@ pub struct Gap {
 }
 
 impl Gap {
+    /// How many positions it spans, where that is known.
+    pub(crate) fn positions(&self) -> u64 {
+        let after = self.after.filter(|after| after.run() == self.through.run());
+        after.map_or(0, |after| self.through.position().saturating_sub(after.position()))
+    }
+
     /// The data of the gap event: `{"reason":"evicted","after":"17.0.z","through":"90.0.z"}`, where `after` may be `null`.
     pub(crate) fn to_json(self) -> String {
         // No reason and no cursor has a character that JSON escapes.

@@ -2,37 +2,50 @@
 //!
 //! [`window`] is the recent end of the log and knows who waits; [`publish`](mod@publish) puts records into the log in
 //! one order; [`follow`] is the loop by which each subscription reads it; [`subscription`] and [`body`] show it to the
-//! outside.
+//! outside; [`registry`] says who is let in, and [`member`] is a subscription as others see it.
 
 mod body;
 mod builder;
+mod drain;
 mod end;
 mod error;
 mod follow;
 mod gap;
 mod lag;
+mod member;
 mod pace;
+mod presence;
 mod producer;
 mod publish;
+mod registry;
 mod settings;
 mod snapshot;
+mod stats;
 mod subscription;
+mod terms;
 mod window;
 
 pub use self::{
     body::SubscriptionBody,
     builder::HubBuilder,
-    end::EndReason,
+    drain::{Drain, Drained},
+    end::{EndReason, EndWord},
     error::{PublishError, SubscriptionError},
     follow::Start,
     gap::{Gap, GapPolicy, GapReason, Resume},
     lag::LagBudget,
+    member::{LeaveReason, Subscriber},
+    presence::{Presence, PresenceChange, PresenceChanges},
     producer::Producer,
+    registry::Limit,
     settings::{CursorMoves, Names},
     snapshot::Snapshots,
+    stats::{Gaps, Lag, Left, Opened, Refusals, Stats, StoreErrors, Volume},
     subscription::{Message, Subscription},
 };
-use self::{error::PublishErrorKind, publish::Queue, settings::Settings, window::Window};
+use self::{
+    error::PublishErrorKind, publish::Queue, registry::Registry, settings::Settings, stats::Counters, window::Window,
+};
 use crate::{
     Event, LastEventId, Topic, Topics,
     replay::{BoxFuture, Cursor, Draft, ErasedStore, Kind, ReadError, Record, Ring},
@@ -86,6 +99,8 @@ struct Shared {
     window: Window,
     store: Store,
     queue: Queue,
+    registry: Registry,
+    counters: Counters,
     settings: Arc<Settings>,
     max_event_bytes: usize,
     append_timeout: Duration,
@@ -116,12 +131,14 @@ impl Shared {
 
     /// What a store is asked, for as long as it may take to answer.
     fn in_time<T: 'static>(
-        &self,
+        self: &Arc<Self>,
         asked: impl Future<Output = Result<T, ReadError>> + Send + 'static,
     ) -> BoxFuture<Result<T, ReadError>> {
-        let limit = self.read_timeout;
+        let shared = Arc::clone(self);
         Box::pin(async move {
-            timeout(limit, asked).await.unwrap_or_else(|_| Err(ReadError::new("the store did not answer in time")))
+            let answer = timeout(shared.read_timeout, asked).await;
+            let answer = answer.unwrap_or_else(|_| Err(ReadError::new("the store did not answer in time")));
+            answer.inspect_err(|_| shared.counters.read_error())
         })
     }
 }
@@ -289,7 +306,9 @@ impl Hub {
         if record.kind() != Kind::Event {
             return Err(PublishErrorKind::NotEphemeral.into());
         }
-        shared.window.publish_ephemeral(record)
+        let readers = shared.window.publish_ephemeral(record)?;
+        shared.counters.ephemeral();
+        Ok(readers)
     }
 
     /// Publishes one record: an event with a key or labels.

@@ -219,9 +219,10 @@ impl Turn {
 
     /// Shows what the store took, and makes the answers.
     fn settle(&self, batch: &[Record], outcomes: Outcomes) -> Vec<Outcome> {
-        let outcomes = match outcomes {
+        let outcomes = match outcomes.inspect_err(|_| self.shared.counters.append_error()) {
             Ok(outcomes) if outcomes.len() == batch.len() => outcomes,
             Ok(_) => {
+                self.shared.counters.append_error();
                 let error = AppendError::unknown("the store's outcomes are not as many as the records");
                 return failed(batch.len(), &Kind::Unknown(Arc::new(error)));
             }
@@ -322,6 +323,7 @@ impl Turn {
         } else {
             // The append goes on, because what it stores must be shown. Nobody waits for it any more, nor longer than
             // this behind it.
+            self.shared.counters.append_error();
             let unknown = Kind::Unknown(Arc::new(AppendError::unknown("the store did not answer in time")));
             asked.drain(..).for_each(|one| one.fail(&unknown));
             loop {

@@ -84,6 +84,7 @@ pub(crate) struct Settings {
     pub(crate) lag_budget: LagBudget,
     pub(crate) on_gap: GapPolicy,
     pub(crate) announce_ends: bool,
+    pub(crate) max_lifetime: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -102,6 +103,7 @@ impl Default for Settings {
             lag_budget: LagBudget::new(),
             on_gap: GapPolicy::default(),
             announce_ends: false,
+            max_lifetime: None,
         }
     }
 }

@@ -8,11 +8,13 @@ use super::{
     follow::{Follower, Start, Step},
     gap::{Gap, GapPolicy, Resume},
     lag::LagBudget,
+    member::Subscriber,
+    registry::Limit,
     settings::{CursorMoves, Settings},
     snapshot::Snapshots,
 };
 use crate::{
-    Event, KeepAlive, LastEventId, Topics,
+    Event, KeepAlive, LastEventId, Peer, Topics,
     replay::{Cursor, Entry, Record},
     response,
 };
@@ -23,9 +25,10 @@ use std::{
     future::poll_fn,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
+use tokio::time::Instant;
 
 /// What a [`Subscription`] yields.
 #[derive(Clone, Debug)]
@@ -180,6 +183,65 @@ impl Subscription {
         self
     }
 
+    /// Adds a label, for the application's own use: who it is, from where, with what client. [`Hub::end_where`] and
+    /// [`Presence`](crate::Presence) see it; clients do not.
+    ///
+    /// [`Hub::end_where`]: crate::Hub::end_where
+    pub fn label(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        self.follower.intro().labels.push((name.as_ref().into(), value.as_ref().into()));
+        self
+    }
+
+    /// Lets it be there only if its key has not as many already. Several limits can be set, for different keys; each
+    /// holds. Default: none. Those of the whole hub: [`HubBuilder::max_subscriptions`](crate::HubBuilder::max_subscriptions).
+    ///
+    /// One that is turned away gets the same answer as while the hub is drained: see [`Handler`](crate::Handler).
+    pub fn limit(mut self, limit: Limit) -> Self {
+        self.follower.intro().limits.push(limit);
+        self
+    }
+
+    /// Sets how long it may stay: a time between 80 and 100 % of this is drawn, so that those who came together do not
+    /// leave together. Counted from when it is served, or first read. Default: the hub's
+    /// [`max_lifetime`](crate::HubBuilder::max_lifetime).
+    pub fn max_lifetime(mut self, lifetime: Duration) -> Self {
+        self.follower.intro().lifetime = Some(lifetime);
+        self
+    }
+
+    /// Ends it with [`EndReason::Expired`] after this time, counted from now: when what allows its client to be here
+    /// expires. Nothing is sent after that but the end; the client comes back by itself, and is authorised anew. The
+    /// shorter of this and [`max_lifetime`](Self::max_lifetime) counts. Default: never.
+    ///
+    /// ```
+    /// # use std::time::{Duration, SystemTime};
+    /// # use tidings::{Hub, Subscription, Topic};
+    /// fn inbox(hub: &Hub, topic: Topic, token_expires: SystemTime) -> Subscription {
+    ///     // What has expired already is none.
+    ///     let left = token_expires.duration_since(SystemTime::now()).unwrap_or_default();
+    ///     hub.subscribe(topic).expires_in(left)
+    /// }
+    /// ```
+    pub fn expires_in(mut self, time: Duration) -> Self {
+        self.follower.intro().expires = Instant::now().checked_add(time);
+        self
+    }
+
+    /// Says over which connection it is served, so that it can tell why it was dropped: [`LeaveReason::Lost`]. The handler
+    /// does this if the request has a [`Peer`] among its extensions.
+    ///
+    /// [`LeaveReason::Lost`]: crate::LeaveReason::Lost
+    pub fn served_to(mut self, peer: Peer) -> Self {
+        self.follower.intro().peer = Some(peer);
+        self
+    }
+
+    /// For whoever looks after it: a way to end it, and to be told how it left.
+    #[must_use]
+    pub fn subscriber(&self) -> Subscriber {
+        self.follower.subscriber()
+    }
+
     /// Why the stream has ended: `None` before its end, and if it failed.
     #[must_use]
     pub fn end_reason(&self) -> Option<EndReason> {
@@ -225,6 +287,14 @@ impl Subscription {
         self.follower.poll_outcome(cx)
     }
 
+    /// Lets others see it, unless only the head of its response is wanted: then it takes nobody's place.
+    pub(crate) fn enter(&mut self, head_only: bool) -> Result<(), SubscriptionError> {
+        if head_only {
+            self.follower.stay_away();
+        }
+        self.follower.enter()
+    }
+
     /// It becomes a body, and is read as frames from now on.
     pub(crate) fn join(&mut self) {
         self.follower.join();
@@ -232,7 +302,7 @@ impl Subscription {
 
     /// When this client is to come back.
     pub(crate) fn draw_retry(&self) -> Duration {
-        self.settings.draw_retry()
+        self.follower.draw_retry(&self.settings)
     }
 
     pub(crate) fn accel_buffering(&self) -> bool {
@@ -246,14 +316,22 @@ impl Subscription {
     ///
     /// 200 with an event stream; or 204, which stops an `EventSource` for good, if the client has everything there will
     /// ever be: its id is good, nothing follows it, and all its topics are finished; or 404 if one of them does not exist,
-    /// where they [have to be created](crate::HubBuilder::explicit_topics).
+    /// where they [have to be created](crate::HubBuilder::explicit_topics). Where it is turned away, 200 with a reconnection
+    /// time and the end.
     #[must_use]
     pub fn into_http_response(mut self) -> Response<SubscriptionBody> {
         self.join();
-        if self.follower.open_now().is_err_and(|error| error.is_unknown_topic()) {
-            let mut response = Response::new(SubscriptionBody::empty());
-            *response.status_mut() = StatusCode::NOT_FOUND;
-            return response;
+        if let Err(error) = self.follower.open_now().and_then(|()| self.follower.enter()) {
+            if error.is_unknown_topic() {
+                let mut response = Response::new(SubscriptionBody::empty());
+                *response.status_mut() = StatusCode::NOT_FOUND;
+                return response;
+            }
+            if error.is_denied() {
+                let mut response = Response::new(SubscriptionBody::come_back(self.draw_retry()));
+                response::set_headers(response.headers_mut(), self.settings.accel_buffering);
+                return response;
+            }
         }
         let complete = self.follower.is_complete();
         let gap = self.follower.known_gap();
@@ -280,7 +358,10 @@ impl Stream for Subscription {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            let message = match std::task::ready!(self.follower.poll_step(cx)) {
+            if let Err(error) = ready!(self.follower.poll_entered(cx)) {
+                return Poll::Ready(Some(Err(error)));
+            }
+            let message = match ready!(self.follower.poll_step(cx)) {
                 // A finish without an event is seen as the end of the stream.
                 Some(Ok(Step::Entry(entry))) if entry.record().is_bare_finish() => continue,
                 Some(Ok(Step::Entry(entry))) => Some(Ok(Message::Event(entry))),
@@ -291,7 +372,10 @@ impl Stream for Subscription {
                 Some(Ok(Step::Gap(gap))) => Some(Ok(Message::Gap(gap))),
                 Some(Ok(Step::Snapshot(snapshot))) => Some(Ok(Message::Snapshot(snapshot.events))),
                 Some(Err(error)) => Some(Err(error)),
-                None => None,
+                None => {
+                    self.follower.leave();
+                    None
+                }
             };
             return Poll::Ready(message);
         }

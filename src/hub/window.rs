@@ -2,7 +2,7 @@
 //!
 //! It knows floors, entries and wakers, and nothing of tokio, of stores or of HTTP. [`take`] is what a subscription takes
 //! from it, and how it waits; [`ephemeral`] has the events that are not in the log; [`life`] knows which topics were
-//! created, and who produces for them.
+//! created, and who produces for them; [`members`] shows the subscriptions to others, and lets them be told to go.
 //!
 //! Invariants: whoever was told to wait at a position is woken by the first entry of its topics after it, because
 //! looking and registering are one critical section. Wakers run outside the lock. A position is on the window only if
@@ -11,6 +11,7 @@
 
 mod ephemeral;
 mod life;
+mod members;
 mod state;
 mod take;
 
@@ -20,10 +21,13 @@ use self::{
 };
 pub(crate) use self::{
     life::{Life, TopicLife, Watch},
+    members::Goes,
+    state::Counts,
     take::{Batch, Published, Version},
 };
 use crate::{
     Topic, Topics,
+    hub::stats::{Lag, Volume},
     replay::{Cursor, Entry, Limits, Page, Run, Shelf},
     sync::{AtomicU64, Mutex, Ordering},
 };
@@ -56,6 +60,8 @@ pub(crate) struct Attached {
     heard: u64,
     /// When the newest frame that it took was published, if that was on the window.
     pub(crate) newest_at: Option<Instant>,
+    /// What was handed over and is not yet counted.
+    pub(crate) handed: Volume,
 }
 
 /// Row and seat, for each topic.
@@ -72,6 +78,10 @@ impl Attached {
             Seats::One(seat) => std::slice::from_ref(seat),
             Seats::Several(seats) => seats,
         }
+    }
+
+    pub(crate) fn waiter(&self) -> usize {
+        self.waiter
     }
 
     fn rows(&self) -> impl Iterator<Item = usize> {
@@ -92,6 +102,8 @@ pub(crate) enum Standing {
     Finished,
     /// As `Level`, and the hub is gone.
     Closed,
+    /// It was told to go, and has what it was still to have.
+    Told,
 }
 
 impl Window {
@@ -109,6 +121,8 @@ impl Window {
                 due: Due::new(topic_life.idle),
                 spare: Vec::new(),
                 pushed: Instant::now(),
+                attached: 0,
+                counts: Counts::default(),
             }),
             version: AtomicU64::new(1),
             explicit: topic_life.explicit,
@@ -126,7 +140,8 @@ impl Window {
             let now = Instant::now();
             state.shelf.expire(now);
             state.forget_unused(now);
-            let waiter = state.waiters.insert(Waiter::default());
+            state.attached += 1;
+            let waiter = state.waiters.insert(Waiter::new(state.attached, state.head));
             let mut sit = |topic| {
                 let row = state.pin(topic);
                 let place = &mut state.places[row];
@@ -140,13 +155,15 @@ impl Window {
                 (Some(one), []) => Seats::One(sit(one)),
                 (first, others) => Seats::Several(first.into_iter().chain(others).map(sit).collect()),
             };
-            (Attached { waiter, seats, heard: state.ephemerals.count, newest_at: None }, state.head)
+            let (heard, handed) = (state.ephemerals.count, Volume::default());
+            (Attached { waiter, seats, heard, newest_at: None, handed }, state.head)
         })
     }
 
     /// Gives a place up. Nothing of it stays.
     pub(crate) fn detach(&self, attached: &Attached) {
         let waiter = self.change(|state, wakers| {
+            state.counts.delivered += attached.handed;
             for &(row, seat) in attached.seats() {
                 let place = &mut state.places[row];
                 place.seats.remove(seat);
@@ -169,6 +186,31 @@ impl Window {
     pub(crate) fn assess(&self, attached: &Attached, cursor: Cursor) -> Standing {
         let state = self.state.lock();
         if cursor.position() > state.head.position() { Standing::Off } else { state.standing(attached, cursor) }
+    }
+
+    /// How many topics it knows, and what went through it.
+    pub(crate) fn counts(&self) -> (usize, Counts) {
+        let state = self.state.lock();
+        (state.shelf.topics(), state.counts)
+    }
+
+    /// How far the subscriptions that others see are behind. A few at a time, so that nobody waits long for the lock.
+    pub(crate) fn lag(&self) -> Lag {
+        const AT_ONCE: usize = 1024;
+        let (mut lag, mut next) = (Lag::default(), 0);
+        loop {
+            let state = self.state.lock();
+            let head = state.head.position();
+            for (_, waiter) in (next..next + AT_ONCE).filter_map(|key| Some((key, state.waiters.get(key)?))) {
+                if waiter.member.is_some() {
+                    lag.add(if waiter.waker.is_some() { 0 } else { head.saturating_sub(waiter.position) });
+                }
+            }
+            next += AT_ONCE;
+            if next >= state.waiters.capacity() {
+                return lag;
+            }
+        }
     }
 
     /// Only under the lock, so that nobody else changes it.

@@ -122,6 +122,11 @@ impl Ring {
         self.state.lock().shelf.limits.clone()
     }
 
+    /// How many events had to go, or were forgotten.
+    pub(crate) fn evicted(&self) -> u64 {
+        self.state.lock().shelf.evicted()
+    }
+
     pub(crate) fn head_now(&self) -> Cursor {
         self.state.lock().head()
     }

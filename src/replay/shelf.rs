@@ -76,6 +76,8 @@ pub(crate) struct Shelf {
     with_blocks: Vec<usize>,
     /// The memory of what is joined in them.
     joined: usize,
+    /// How many entries had to go, ever.
+    evicted: u64,
 }
 
 struct Placed {
@@ -157,6 +159,7 @@ impl Shelf {
             sparse: 0,
             with_blocks: Vec::new(),
             joined: 0,
+            evicted: 0,
         }
     }
 
@@ -399,6 +402,14 @@ pub(crate) struct Contents {
 }
 
 impl Shelf {
+    pub(crate) fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    pub(crate) fn topics(&self) -> usize {
+        self.rows.len()
+    }
+
     pub(crate) fn contents(&self) -> Contents {
         Contents { topics: self.rows.len(), entries: self.entries, bytes: self.bytes }
     }

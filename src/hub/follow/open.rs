@@ -1,6 +1,6 @@
 //! How a follower begins: fresh, where its client left off, or with a snapshot; and when that is known.
 
-use super::{Follower, Phase};
+use super::{Follower, Phase, enter::Seen};
 use crate::{
     LastEventId, Topic, Topics,
     hub::{
@@ -8,6 +8,7 @@ use crate::{
         error::SubscriptionError,
         follow::Start,
         gap::{Gap, GapReason, Resume},
+        member::Member,
         snapshot::Snapshots,
         window::Standing,
     },
@@ -23,9 +24,10 @@ impl Follower {
     pub(in crate::hub) fn new(shared: Arc<Shared>, topics: Topics) -> Self {
         let (attached, head) = shared.window.attach(&topics);
         let unknown = shared.window.not_created(&topics);
+        let member = Arc::new(Member::new(attached.waiter(), shared.window.number(&attached), topics));
         let mut follower = Self {
             shared,
-            topics,
+            member,
             attached,
             cursor: head,
             pending: VecDeque::new(),
@@ -45,6 +47,10 @@ impl Follower {
             meter: None,
             pace: None,
             doubt: (!unknown.is_empty()).then(|| Box::new(Doubt::Ask(unknown))),
+            terms: None,
+            intro: None,
+            seen: Seen::NotYet,
+            placeless: false,
         };
         follower.follow_from(head);
         follower

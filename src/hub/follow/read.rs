@@ -28,7 +28,7 @@ impl Follower {
                 Phase::Off(from) => {
                     let from = **from;
                     let (max_events, max_bytes) = self.shared.settings.page;
-                    let mut read = Read { max_events, max_bytes, ..Read::new(&self.topics, from) };
+                    let mut read = Read { max_events, max_bytes, ..Read::new(&self.member.topics, from) };
                     let age = self.shared.window.age();
                     match &self.shared.store {
                         Store::Ring(ring) => {
@@ -125,11 +125,11 @@ impl Follower {
                 None => self.cursor = begin,
             },
         }
-        self.shared.window.learn(&self.attached, &self.topics, &page, age);
+        self.shared.window.learn(&self.attached, &self.member.topics, &page, age);
         let late = !self.opened && !self.has_id() && matches!(from, ReadFrom::After(_));
         self.opened = true;
         let empty = page.entries.is_empty() && page.stretches.is_empty();
-        if late && empty && page.finished.len() == self.topics.len() {
+        if late && empty && page.finished.len() == self.member.topics.len() {
             // As in `follow_from`, now that the store has told.
             self.phase = Phase::Off(Box::new(ReadFrom::Earliest));
             return;

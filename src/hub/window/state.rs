@@ -4,9 +4,11 @@ use super::{
     Age, Attached, Batch, Standing,
     ephemeral::{All, Ephemerals},
     life::{Due, Life},
+    members::STAYS,
 };
 use crate::{
     Topic,
+    hub::{member::Member, stats::Volume},
     replay::{Cursor, Entry, Shelf, Stretch},
 };
 use slab::Slab;
@@ -29,6 +31,16 @@ pub(super) struct State {
     pub(super) spare: Vec<Waker>,
     /// When an entry was last shown.
     pub(super) pushed: Instant,
+    /// How many subscriptions there ever were.
+    pub(super) attached: u64,
+    pub(super) counts: Counts,
+}
+
+/// What went through the window, ever.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Counts {
+    pub(crate) published: Volume,
+    pub(crate) delivered: Volume,
 }
 
 /// What there is of a topic beside its entries.
@@ -42,12 +54,19 @@ pub(super) struct Place {
 }
 
 /// One subscription.
-#[derive(Default)]
 pub(super) struct Waiter {
     /// What to wake if it has everything.
     pub(super) waker: Option<Waker>,
     /// Most have none.
     pub(super) rare: Option<Box<Rare>>,
+    /// Once others are to see it.
+    pub(super) member: Option<Arc<Member>>,
+    /// Among all that ever were: its place may be given again.
+    pub(super) number: u64,
+    /// It goes once it is at or past this position.
+    pub(super) goes_at: u64,
+    /// Up to where it has everything.
+    pub(super) position: u64,
 }
 
 /// Of a subscription that rests, or may not lag as it likes.
@@ -147,6 +166,7 @@ impl State {
         }
         self.head = cursor;
         self.pushed = now;
+        self.counts.published.add(1, entry.frame().len());
         self.shelf.expire(now);
         // A topic that is followed has a row, and its row stays in place.
         let row = self.shelf.row_again(entry.record().topic());
@@ -187,6 +207,10 @@ impl State {
 
     pub(super) fn reset(&mut self, head: Cursor, wakers: &mut Vec<Waker>) {
         self.head = head;
+        // Positions begin anew, and with them the place up to which somebody was to stay.
+        for (_, waiter) in self.waiters.iter_mut().filter(|(_, waiter)| waiter.goes_at != STAYS) {
+            waiter.goes_at = 0;
+        }
         self.shelf.clear(head.position());
         for place in &mut self.places {
             place.drop_ephemerals(&mut self.ephemerals);

@@ -1,6 +1,6 @@
 //! What a subscription takes from the [`Window`], and how it waits for more.
 
-use super::{Attached, Standing, Window, state::State};
+use super::{Attached, Standing, Window, members::STAYS, state::State};
 use crate::{
     replay::{Cursor, Entry, Room, Stretch},
     sync::{MutexGuard, Ordering},
@@ -54,15 +54,20 @@ impl Window {
         out: &mut VecDeque<Arc<Entry>>,
     ) -> Taken {
         let mut state = self.state.lock();
-        let standing = state.standing(attached, *cursor);
+        let goes_at = state.waiters[attached.waiter].goes_at;
+        let mut standing = state.standing(attached, *cursor);
+        if cursor.position() >= goes_at {
+            standing = Standing::Told;
+        }
         let head = state.head;
         let mut stretch = None;
         let all = match standing {
-            Standing::Off => false,
+            Standing::Off | Standing::Told => false,
             Standing::Behind => {
                 let found = if batch.joined { state.stretch(attached, *cursor) } else { None };
                 if let Some((found, all)) = found {
                     *cursor = cursor.run().at(found.last);
+                    attached.handed.add(found.events, found.frame.len());
                     stretch = Some(found);
                     attached.newest_at = Some(state.pushed);
                     all
@@ -76,9 +81,15 @@ impl Window {
             }
             Standing::Level | Standing::Finished | Standing::Closed => {
                 state.settle(cursor);
+                // Nothing of its topics is left before where it was to stay.
+                if goes_at != STAYS {
+                    standing = Standing::Told;
+                }
                 true
             }
         };
+        state.counts.delivered += std::mem::take(&mut attached.handed);
+        state.waiters[attached.waiter].position = cursor.position();
         if let Some(rare) = &mut state.waiters[attached.waiter].rare {
             match standing {
                 // One that has slept counts from now on.
@@ -90,7 +101,8 @@ impl Window {
         if all && batch.up_to >= head.position() {
             attached.heard = state.ephemerals.count;
         }
-        let waits = standing == Standing::Level || batch.joined && all && state.goes_on(attached);
+        let goes_on = |state: &State| goes_at == STAYS && state.goes_on(attached);
+        let waits = standing == Standing::Level || batch.joined && all && goes_on(&state);
         let waits = waits.then(|| self.version());
         if waits.is_some() {
             Self::wait(state, attached, waker, false);
@@ -107,7 +119,8 @@ impl Window {
     /// Keeps the waker for the end of the hub, and for nothing else. Not if that is there, or the end of its topics.
     pub(crate) fn sleep(&self, attached: &Attached, cursor: Cursor, waker: &Waker) -> bool {
         let mut state = self.state.lock();
-        let sleeps = !state.closed && state.standing(attached, cursor) != Standing::Finished;
+        let told = state.waiters[attached.waiter].goes_at != STAYS;
+        let sleeps = !told && !state.closed && state.standing(attached, cursor) != Standing::Finished;
         if sleeps {
             // It is not behind for as long as it does not want to look.
             state.waiters[attached.waiter].rare.get_or_insert_default().since = None;
@@ -117,7 +130,7 @@ impl Window {
     }
 
     #[inline]
-    fn wait(mut state: MutexGuard<'_, State>, attached: &Attached, waker: &Waker, asleep: bool) {
+    pub(super) fn wait(mut state: MutexGuard<'_, State>, attached: &Attached, waker: &Waker, asleep: bool) {
         let waiter = &mut state.waiters[attached.waiter];
         if let Some(rare) = &mut waiter.rare {
             rare.asleep = asleep;

@@ -1,0 +1,126 @@
+//! How a follower becomes one that others see, and how it leaves.
+
+use super::{Follower, Phase};
+use crate::{
+    Peer,
+    hub::{
+        drain::Goodbye,
+        end::{End, EndReason},
+        error::SubscriptionError,
+        member::{Details, LeaveReason, Subscriber},
+        registry::Limit,
+        settings::Settings,
+        stats::Counters,
+        terms::Terms,
+    },
+};
+use std::{
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, SystemTime},
+};
+use tokio::time::Instant;
+
+/// Whether others see it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    NotYet,
+    Inside,
+    /// It has left, or is not to be seen.
+    Away,
+}
+
+/// What the application says of a subscription, before it is there.
+#[derive(Default)]
+pub(crate) struct Intro {
+    pub(crate) labels: Vec<(Box<str>, Box<str>)>,
+    pub(crate) limits: Vec<Limit>,
+    pub(crate) peer: Option<Peer>,
+    pub(crate) lifetime: Option<Duration>,
+    pub(crate) expires: Option<Instant>,
+}
+
+impl Follower {
+    pub(crate) fn subscriber(&self) -> Subscriber {
+        Subscriber::new(Arc::clone(&self.member), &self.shared)
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// What it is told if the hub is being drained.
+    pub(crate) fn goodbye(&self) -> Option<Arc<Goodbye>> {
+        self.shared.registry.goodbye()
+    }
+
+    /// When its client is to come back.
+    pub(crate) fn draw_retry(&self, settings: &Settings) -> Duration {
+        self.goodbye().map_or_else(|| settings.draw_retry(), |goodbye| goodbye.draw_retry())
+    }
+
+    /// What is said of it. Nobody looks at that once it is there.
+    pub(crate) fn intro(&mut self) -> &mut Intro {
+        self.intro.get_or_insert_default()
+    }
+
+    /// It is never to be seen.
+    pub(crate) fn stay_away(&mut self) {
+        self.seen = Seen::Away;
+    }
+
+    /// Lets others see it, from now on and until it leaves, once it is known how it begins. Not if it has failed, or has
+    /// nothing to follow.
+    pub(crate) fn poll_entered(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SubscriptionError>> {
+        if self.seen != Seen::NotYet {
+            return Poll::Ready(Ok(()));
+        }
+        let entered = ready!(self.poll_outcome(cx)).and_then(|()| self.enter());
+        Poll::Ready(entered.inspect_err(|_| self.fail()))
+    }
+
+    /// The same where that is known.
+    pub(crate) fn enter(&mut self) -> Result<(), SubscriptionError> {
+        let (Seen::NotYet, Some(outcome)) = (self.seen, self.outcome()) else { return Ok(()) };
+        if self.is_complete() {
+            return Ok(());
+        }
+        let intro = self.intro.take().map(|intro| *intro).unwrap_or_default();
+        let keys = intro.limits.iter().map(|limit| limit.key.clone()).collect();
+        let (labels, peer, since) = (intro.labels, intro.peer, SystemTime::now());
+        let details = Details { labels, keys, peer, since, outcome };
+        let (shared, subscriber) = (&self.shared, self.subscriber());
+        let replaced = shared.registry.enter(&shared.window, &self.attached, &subscriber, &intro.limits, details)?;
+        shared.tell(&replaced, End { reason: EndReason::Replaced, at_once: true });
+        self.seen = Seen::Inside;
+        let lifetime = intro.lifetime.or(self.shared.settings.max_lifetime);
+        // Clocks end somewhere: who may stay for longer than that may stay.
+        let drawn = |most: Duration| Instant::now().checked_add(most.mul_f64(0.8 + 0.2 * fastrand::f64()));
+        self.terms = Terms::new(lifetime.and_then(drawn).into_iter().chain(intro.expires).min()).map(Box::new);
+        Ok(())
+    }
+
+    /// Takes in that it is over, if it was ever there.
+    pub(crate) fn leave(&mut self) {
+        if std::mem::replace(&mut self.seen, Seen::Away) != Seen::Inside {
+            return;
+        }
+        let lost = self.member.details().and_then(|details| details.peer.as_ref()?.lost());
+        let reason = match (&self.phase, lost) {
+            (Phase::Ended(Some(reason)), _) => LeaveReason::Ended(*reason),
+            (Phase::Ended(None), _) => LeaveReason::Failed,
+            (_, Some(lost)) => LeaveReason::Lost(lost),
+            // It may not have heard that it is to go, because nobody asked it for more.
+            (_, None) => self.member.told().map_or(LeaveReason::Disconnected, |told| LeaveReason::Ended(told.reason)),
+        };
+        let (shared, subscriber) = (&self.shared, self.subscriber());
+        shared.registry.leave(&shared.window, &self.attached, &subscriber, reason, self.resume_from());
+    }
+
+    /// Nothing follows a failure.
+    fn fail(&mut self) {
+        self.clear();
+        self.phase = Phase::Ended(None);
+        self.seen = Seen::Away;
+    }
+}

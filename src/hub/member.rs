@@ -1,0 +1,244 @@
+//! [`Member`]: one subscription as others see it, and [`Subscriber`], which is that for the application.
+//!
+//! It knows who it is, whether it was told to go, and how it left. Its place in the log is the follower's alone.
+
+use super::{
+    Shared,
+    end::{End, EndReason},
+    gap::Resume,
+};
+use crate::{Lost, Peer, Topic, Topics, replay::Cursor, sync::Mutex};
+use std::{
+    fmt,
+    future::poll_fn,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::SystemTime,
+};
+
+/// Shared by the subscription, the window, and whoever has a [`Subscriber`] of it.
+pub(crate) struct Member {
+    /// Its place among those who wait, and its number among all that ever did.
+    pub(crate) waiter: usize,
+    pub(crate) number: u64,
+    pub(crate) topics: Topics,
+    /// Once it is there for others to see.
+    details: OnceLock<Box<Details>>,
+    state: Mutex<State>,
+    /// Whether it is to go without handing over anything more: looked at between two entries.
+    at_once: AtomicBool,
+}
+
+/// What the application, and the server's connection, say about it.
+#[derive(Debug)]
+pub(crate) struct Details {
+    pub(crate) labels: Vec<(Box<str>, Box<str>)>,
+    pub(crate) keys: Vec<Box<str>>,
+    pub(crate) peer: Option<Peer>,
+    pub(crate) since: SystemTime,
+    pub(crate) outcome: Resume,
+}
+
+#[derive(Default)]
+struct State {
+    end: Option<End>,
+    left: Option<Box<(LeaveReason, Option<Cursor>)>>,
+    /// Those who wait for it to leave.
+    waiting: Vec<Waker>,
+}
+
+impl Member {
+    pub(crate) fn new(waiter: usize, number: u64, topics: Topics) -> Self {
+        let (details, state, at_once) = (OnceLock::new(), Mutex::default(), AtomicBool::new(false));
+        Self { waiter, number, topics, details, state, at_once }
+    }
+
+    /// Gives it the details; only the first ones count.
+    pub(crate) fn introduce(&self, details: Details) {
+        let _ = self.details.set(Box::new(details));
+    }
+
+    pub(crate) fn details(&self) -> Option<&Details> {
+        self.details.get().map(|details| &**details)
+    }
+
+    /// Takes in that it is to go. What was said first holds, unless this is more urgent. Says whether it is news.
+    pub(crate) fn tell(&self, end: End) -> bool {
+        let mut state = self.state.lock();
+        let news = state.left.is_none() && state.end.is_none_or(|earlier| end.at_once && !earlier.at_once);
+        if news {
+            state.end = Some(end);
+            self.at_once.store(end.at_once, Ordering::Release);
+        }
+        news
+    }
+
+    /// Why it is to go, if it was told.
+    pub(crate) fn told(&self) -> Option<End> {
+        self.state.lock().end
+    }
+
+    /// Whether it is to go at once.
+    pub(crate) fn is_to_go_at_once(&self) -> bool {
+        self.at_once.load(Ordering::Acquire)
+    }
+
+    /// Takes in how it left.
+    pub(crate) fn leave(&self, reason: LeaveReason, last: Option<Cursor>) {
+        let mut state = self.state.lock();
+        if state.left.is_none() {
+            state.left = Some(Box::new((reason, last)));
+        }
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    fn poll_left(&self, cx: &mut Context<'_>) -> Poll<(LeaveReason, Option<Cursor>)> {
+        let mut state = self.state.lock();
+        if let Some(left) = &state.left {
+            return Poll::Ready(**left);
+        }
+        if !state.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            // Of one that is the application's, neither the clone nor the drop is under the lock.
+            drop(state);
+            let waker = cx.waker().clone();
+            state = self.state.lock();
+            if let Some(left) = &state.left {
+                return Poll::Ready(**left);
+            }
+            state.waiting.push(waker);
+        }
+        Poll::Pending
+    }
+}
+
+/// How a subscription left.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum LeaveReason {
+    /// Its client closed the connection or lost it, or the application dropped the subscription.
+    Disconnected,
+    /// Its connection was lost in a way that the server knows more of. Known only if the request carried a [`Peer`].
+    Lost(Lost),
+    /// The server ended it.
+    Ended(EndReason),
+    /// It failed: the store could not be read, or there was no snapshot.
+    Failed,
+}
+
+impl LeaveReason {
+    /// The reason as a word: `disconnected`, `stalled`, `vanished`, `cut`, `failed`, or that of the [`EndReason`].
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disconnected => "disconnected",
+            Self::Lost(Lost::Stalled) => "stalled",
+            Self::Lost(Lost::Vanished) => "vanished",
+            Self::Lost(Lost::Cut) => "cut",
+            Self::Ended(reason) => reason.as_str(),
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl fmt::Display for LeaveReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One subscription, for those who look after it: who it is, how it left, and a way to end it.
+///
+/// From [`Subscription::subscriber`](crate::Subscription::subscriber), or from [`Presence`](crate::Presence). Holding it
+/// keeps nothing open.
+#[derive(Clone)]
+pub struct Subscriber {
+    pub(super) member: Arc<Member>,
+    pub(super) shared: Weak<Shared>,
+}
+
+impl Subscriber {
+    pub(super) fn new(member: Arc<Member>, shared: &Arc<Shared>) -> Self {
+        Self { member, shared: Arc::downgrade(shared) }
+    }
+
+    /// A number that no other subscription of the hub has.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.member.number
+    }
+
+    /// The topics that it follows.
+    #[must_use]
+    pub fn topics(&self) -> &Topics {
+        &self.member.topics
+    }
+
+    /// Whether it follows a topic.
+    #[must_use]
+    pub fn follows(&self, topic: &Topic) -> bool {
+        self.member.topics.contains(topic)
+    }
+
+    /// The value of its first [label](crate::Subscription::label) with this name.
+    #[must_use]
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.labels().find_map(|(label, value)| (label == name).then_some(value))
+    }
+
+    /// Its labels, in the order they were given. There are none before it is served, or read for the first time.
+    pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        let details = self.member.details().into_iter();
+        details.flat_map(|details| &details.labels).map(|(name, value)| (&**name, &**value))
+    }
+
+    /// Since when it is there; `None` before it is served, or read for the first time.
+    #[must_use]
+    pub fn since(&self) -> Option<SystemTime> {
+        self.member.details().map(|details| details.since)
+    }
+
+    /// Ends it at once: nothing more is sent but the end, which says the reason where [ends are
+    /// announced](crate::HubBuilder::announce_ends). Its client's last id is good, so an `EventSource` comes back and is
+    /// authorised anew. Returns whether it was still there, and not yet told to go at once.
+    ///
+    /// A client that has stopped reading is not reached by this; its connection is cut by the write deadline of whoever
+    /// serves it.
+    pub fn end(&self, reason: EndReason) -> bool {
+        let told = self.shared.upgrade().map(|shared| shared.tell([&self.member], End { reason, at_once: true }));
+        told.is_some_and(|told| told > 0)
+    }
+
+    /// Waits until it has left, and says how, and the last id that was handed to its connection. At once if it has.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn left(&self) -> (LeaveReason, Option<Cursor>) {
+        poll_fn(|cx| self.member.poll_left(cx)).await
+    }
+}
+
+impl PartialEq for Subscriber {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.member, &other.member)
+    }
+}
+
+impl Eq for Subscriber {}
+
+impl fmt::Debug for Subscriber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The values of labels stay out: they tell who somebody is.
+        let labels: Vec<_> = self.labels().map(|(name, _)| name).collect();
+        f.debug_struct("Subscriber")
+            .field("id", &self.id())
+            .field("topics", self.topics())
+            .field("labels", &labels)
+            .finish_non_exhaustive()
+    }
+}

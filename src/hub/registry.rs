@@ -1,0 +1,267 @@
+//! [`Registry`]: who is let in, and who is told of it.
+//!
+//! It knows limits, whether the hub is being drained, and who watches a topic. Who is there is known to the window, which
+//! has the place of each anyway.
+//!
+//! Invariants: what is counted under a limit never exceeds it, because looking and counting are one critical section; a
+//! watcher sees one `Left` for every `Joined`. The window's lock is taken inside of this one, never the other way round.
+
+use super::{
+    drain::Goodbye,
+    member::{Details, LeaveReason, Member, Subscriber},
+    presence::{PresenceChange, Watching},
+    stats::{Left, Opened, Refusals},
+    window::{Attached, Window},
+};
+use crate::{Topic, replay::Cursor, sync::Mutex};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Weak},
+    task::Waker,
+};
+use tokio::sync::Notify;
+
+/// How many subscriptions one key may have at a time: one user, one address, one tenant.
+///
+/// ```
+/// use tidings::{Hub, Limit, Subscription, Topic};
+///
+/// fn inbox(hub: &Hub, topic: Topic, user: u64, address: std::net::IpAddr) -> Subscription {
+///     hub.subscribe(topic)
+///         .limit(Limit::per(format!("user {user}"), 3).newest_wins())
+///         .limit(Limit::per(format!("address {address}"), 20))
+/// }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Limit {
+    pub(super) key: Box<str>,
+    pub(super) most: usize,
+    newest_wins: bool,
+}
+
+impl Limit {
+    /// At most `most` subscriptions of the same key over the whole hub; zero lets nobody in. One more is turned away, to
+    /// come back later.
+    pub fn per(key: impl Into<String>, most: usize) -> Self {
+        Self { key: key.into().into(), most, newest_wins: false }
+    }
+
+    /// Lets one more take the place of the oldest, which ends with [`EndReason::Replaced`](crate::EndReason::Replaced).
+    ///
+    /// An `EventSource` that was replaced comes back and replaces in turn: for clients that should stop, announce ends
+    /// ([`HubBuilder::announce_ends`](crate::HubBuilder::announce_ends)) and let the page close its own.
+    pub fn newest_wins(mut self) -> Self {
+        self.newest_wins = true;
+        self
+    }
+}
+
+/// Why somebody is not let in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Denied {
+    OverLimit,
+    Draining,
+}
+
+#[derive(Default)]
+pub(crate) struct Registry {
+    state: Mutex<State>,
+    /// Somebody left.
+    left: Notify,
+}
+
+struct State {
+    /// How many there may be.
+    most: usize,
+    /// How many of each key there are that were not told to go, the oldest first.
+    keys: HashMap<Box<str>, VecDeque<Arc<Member>>>,
+    watching: HashMap<Topic, Vec<Weak<Watching>>>,
+    draining: Option<Arc<Goodbye>>,
+    counts: Counts,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        let (keys, watching) = (HashMap::new(), HashMap::new());
+        Self { most: usize::MAX, keys, watching, draining: None, counts: Counts::default() }
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) present: usize,
+    pub(crate) opened: Opened,
+    pub(crate) left: Left,
+    pub(crate) refused: Refusals,
+}
+
+impl Registry {
+    pub(crate) fn new(most: usize) -> Self {
+        Self { state: Mutex::new(State { most, ..State::default() }), left: Notify::new() }
+    }
+
+    /// Lets a subscription in, and gives those whose place it takes.
+    pub(crate) fn enter(
+        &self,
+        window: &Window,
+        attached: &Attached,
+        subscriber: &Subscriber,
+        limits: &[Limit],
+        details: Details,
+    ) -> Result<Vec<Arc<Member>>, Denied> {
+        let member = &subscriber.member;
+        let mut state = self.state.lock();
+        if let Err(denied) = state.may_enter(limits) {
+            *match denied {
+                Denied::OverLimit => &mut state.counts.refused.over_limit,
+                Denied::Draining => &mut state.counts.refused.draining,
+            } += 1;
+            return Err(denied);
+        }
+        let mut replaced = Vec::new();
+        for limit in limits {
+            let those = state.keys.entry(limit.key.clone()).or_default();
+            while those.len() >= limit.most {
+                replaced.extend(those.pop_front());
+            }
+            those.push_back(Arc::clone(member));
+        }
+        for one in &replaced {
+            state.forget_keys(one);
+        }
+        state.counts.present += 1;
+        state.counts.opened.count(details.outcome);
+        member.introduce(details);
+        window.enter(attached, member);
+        let wakers = state.tell_watching(subscriber, || PresenceChange::Joined(subscriber.clone()));
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        Ok(replaced)
+    }
+
+    /// Takes in that one has left, if it was ever there.
+    pub(crate) fn leave(
+        &self,
+        window: &Window,
+        attached: &Attached,
+        subscriber: &Subscriber,
+        reason: LeaveReason,
+        last: Option<Cursor>,
+    ) {
+        let mut state = self.state.lock();
+        if !window.leave(attached) {
+            return;
+        }
+        state.counts.present -= 1;
+        state.counts.left.count(reason);
+        state.forget_keys(&subscriber.member);
+        let left = || PresenceChange::Left { subscriber: subscriber.clone(), reason, last };
+        let wakers = state.tell_watching(subscriber, left);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        subscriber.member.leave(reason, last);
+        self.left.notify_waiters();
+    }
+
+    /// Begins to watch a topic, with those who are there.
+    pub(crate) fn watch(
+        &self,
+        window: &Window,
+        topic: &Topic,
+        begin: impl FnOnce(Vec<Arc<Member>>) -> Arc<Watching>,
+    ) -> Arc<Watching> {
+        let mut state = self.state.lock();
+        let watching = begin(window.members_of(topic));
+        let those = state.watching.entry(topic.clone()).or_default();
+        those.retain(|one| one.strong_count() > 0);
+        those.push(Arc::downgrade(&watching));
+        watching
+    }
+
+    /// Nobody watches a topic any more, if that is so.
+    pub(crate) fn unwatch(&self, topic: &Topic) {
+        let mut state = self.state.lock();
+        let those = state.watching.get_mut(topic);
+        if those.is_some_and(|those| {
+            those.retain(|one| one.strong_count() > 0);
+            those.is_empty()
+        }) {
+            state.watching.remove(topic);
+        }
+    }
+
+    /// Lets nobody in from now on.
+    pub(crate) fn drain(&self, goodbye: Arc<Goodbye>) {
+        self.state.lock().draining = Some(goodbye);
+    }
+
+    /// What those are told who are to go because the hub is drained.
+    pub(crate) fn goodbye(&self) -> Option<Arc<Goodbye>> {
+        self.state.lock().draining.clone()
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.state.lock().counts
+    }
+
+    /// Waits until nobody is there.
+    pub(crate) async fn empty(&self) {
+        loop {
+            let left = self.left.notified();
+            if self.counts().present == 0 {
+                return;
+            }
+            left.await;
+        }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let state = std::mem::take(&mut *self.state.lock());
+        for watching in state.watching.values().flatten().filter_map(Weak::upgrade) {
+            watching.end().into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+impl State {
+    fn may_enter(&self, limits: &[Limit]) -> Result<(), Denied> {
+        if self.draining.is_some() {
+            return Err(Denied::Draining);
+        }
+        let full = |limit: &Limit| {
+            let there = self.keys.get(&limit.key).map_or(0, VecDeque::len);
+            there >= limit.most && (!limit.newest_wins || limit.most == 0)
+        };
+        if self.counts.present >= self.most || limits.iter().any(full) {
+            return Err(Denied::OverLimit);
+        }
+        Ok(())
+    }
+
+    /// Whoever was told to go, or has left, is in nobody's way.
+    fn forget_keys(&mut self, member: &Arc<Member>) {
+        for key in member.details().into_iter().flat_map(|details| &details.keys) {
+            let Some(those) = self.keys.get_mut(key) else { continue };
+            those.retain(|one| !Arc::ptr_eq(one, member));
+            if those.is_empty() {
+                self.keys.remove(key);
+            }
+        }
+    }
+
+    fn tell_watching(&mut self, subscriber: &Subscriber, change: impl Fn() -> PresenceChange) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        if self.watching.is_empty() {
+            return wakers;
+        }
+        for topic in subscriber.topics() {
+            for watching in self.watching.get(topic).into_iter().flatten().filter_map(Weak::upgrade) {
+                wakers.extend(watching.push(change()));
+            }
+        }
+        wakers
+    }
+}
