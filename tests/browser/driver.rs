@@ -1,5 +1,6 @@
 //! A headless Chromium, driven by a `chromedriver` of its own; both are gone when it is dropped.
 
+use crate::support::installed;
 use fantoccini::{Client, ClientBuilder, Locator, wd::Capabilities};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde::de::DeserializeOwned;
@@ -21,6 +22,8 @@ use tokio::time::sleep;
 /// Far more than anything here takes on a machine that is busy with something else.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+const PACKAGES: &str = "chromium chromium-driver";
+
 pub(crate) struct Browser {
     client: Client,
     // Dropped after the client, which talks to it.
@@ -29,7 +32,7 @@ pub(crate) struct Browser {
 
 impl Browser {
     pub(crate) async fn start() -> Self {
-        let chromium = installed("chromium");
+        let chromium = installed("chromium", PACKAGES);
         let driver = Driver::start();
         let options = json!({
             "binary": chromium,
@@ -98,7 +101,7 @@ impl Driver {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let profile = env::temp_dir().join(format!("tidings-browser-{}-{number}", process::id()));
-        let mut process = Command::new(installed("chromedriver"))
+        let mut process = Command::new(installed("chromedriver", PACKAGES))
             .arg("--port=0")
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -146,12 +149,4 @@ impl Drop for Driver {
             thread::sleep(Duration::from_millis(50));
         }
     }
-}
-
-fn installed(program: &str) -> PathBuf {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .map(|folder| folder.join(program))
-        .find(|file| file.is_file())
-        .unwrap_or_else(|| panic!("{program} is not installed: apt-get install chromium chromium-driver"))
 }

@@ -14,14 +14,27 @@ use hyper_util::{
     server::conn::auto,
 };
 use std::{
+    env,
     future::Future,
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
 };
 use tidings::{Handler, IntoSubscription};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::{JoinHandle, JoinSet},
 };
+
+/// Where a program is that only some of the tests need.
+pub(crate) fn installed(program: &str, packages: &str) -> PathBuf {
+    let path = env::var_os("PATH").unwrap_or_default();
+    // Debian keeps servers where only root's path leads.
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into()])
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| panic!("{program} is not installed: apt-get install {packages}"))
+}
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Via {
@@ -115,35 +128,48 @@ impl Client {
         uri: &str,
         headers: &[(&str, &str)],
     ) -> (Self, Response<Incoming>) {
+        Self::try_get(http, address, uri, headers).await.expect("a response")
+    }
+
+    /// `None` if the connection is cut before the response is there.
+    pub(crate) async fn try_get(
+        http: Http,
+        address: SocketAddr,
+        uri: &str,
+        headers: &[(&str, &str)],
+    ) -> Option<(Self, Response<Incoming>)> {
         let mut request = Request::get(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        Self::send(http, address, request.body(Full::default()).unwrap()).await
+        Self::send(http, address, request.body(Full::default()).unwrap()).await.ok()
     }
 
     pub(crate) async fn post(address: SocketAddr, uri: &str, body: &str) -> (Self, Response<Incoming>) {
         let request = Request::post(uri).body(Full::from(body.to_owned())).unwrap();
-        Self::send(Http::One, address, request).await
+        Self::send(Http::One, address, request).await.unwrap()
     }
 
-    async fn send(http: Http, address: SocketAddr, mut request: Request<Full<Bytes>>) -> (Self, Response<Incoming>) {
+    async fn send(
+        http: Http,
+        address: SocketAddr,
+        mut request: Request<Full<Bytes>>,
+    ) -> hyper::Result<(Self, Response<Incoming>)> {
         let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
         *request.uri_mut() = format!("http://{address}{}", request.uri()).parse().unwrap();
-        request.headers_mut().insert("host", address.to_string().parse().unwrap());
         match http {
             Http::One => {
-                let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+                request.headers_mut().insert("host", address.to_string().parse().unwrap());
+                let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
                 let client = Self { connection: tokio::spawn(async move { drop(connection.await) }) };
-                let response = sender.send_request(request).await.unwrap();
-                (client, response)
+                Ok((client, sender.send_request(request).await?))
             }
+            // It has the host in the URI, and nginx refuses a request that has it twice.
             Http::Two => {
                 let executor = TokioExecutor::new();
-                let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+                let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await?;
                 let client = Self { connection: tokio::spawn(async move { drop(connection.await) }) };
-                let response = sender.send_request(request).await.unwrap();
-                (client, response)
+                Ok((client, sender.send_request(request).await?))
             }
         }
     }

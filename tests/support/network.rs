@@ -26,6 +26,8 @@ struct Line {
     connections: Vec<AbortHandle>,
     /// How many of the connections, the oldest first, carry nothing any more.
     silent: usize,
+    /// How many bytes the server has got through to the clients.
+    carried: usize,
     /// How many bytes the clients still get before all connections are cut.
     left: Option<usize>,
     /// What the next connection is answered, in place of the server.
@@ -44,6 +46,16 @@ impl Network {
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// How many connections there have been.
+    pub(crate) fn connections(&self) -> usize {
+        self.line.lock().unwrap().connections.len()
+    }
+
+    /// How many bytes the server has got through to the clients.
+    pub(crate) fn carried(&self) -> usize {
+        self.line.lock().unwrap().carried
     }
 
     /// Cuts all connections once the clients have got this many bytes more, in the middle of whatever that is.
@@ -132,6 +144,7 @@ async fn to_the_client(
         let count = left.map_or(count, |left| count.min(left));
         to.write_all(&buffer[..count]).await?;
         let mut state = line.lock().unwrap();
+        state.carried += count;
         if let Some(left) = &mut state.left {
             *left = left.saturating_sub(count);
             if *left == 0 {
