@@ -3,6 +3,8 @@
 //!
 //! Needs Debian's `chromium` and `chromium-driver`, and is run by name: `cargo test --test browser`.
 
+#[path = "browser/cross_origin.rs"]
+mod cross_origin;
 #[path = "browser/driver.rs"]
 mod driver;
 mod support;

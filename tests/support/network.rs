@@ -31,7 +31,7 @@ struct Line {
     /// How many bytes the clients still get before all connections are cut.
     left: Option<usize>,
     /// What the next connection is answered, in place of the server.
-    answer: Option<&'static str>,
+    answer: Option<String>,
 }
 
 impl Network {
@@ -75,9 +75,9 @@ impl Network {
     }
 
     /// Cuts all connections now, and answers the next one in place of the server.
-    pub(crate) fn cut_and_answer(&self, response: &'static str) {
+    pub(crate) fn cut_and_answer(&self, response: impl Into<String>) {
         let mut line = self.line.lock().unwrap();
-        line.answer = Some(response);
+        line.answer = Some(response.into());
         line.cut();
     }
 }
@@ -100,7 +100,7 @@ async fn accept(listener: TcpListener, server: SocketAddr, line: Arc<Mutex<Line>
         let line = Arc::clone(&line);
         state.connections.push(connections.spawn(async move {
             let _ = match answer {
-                Some(answer) => respond(client, answer).await,
+                Some(answer) => respond(client, &answer).await,
                 None => relay(client, server, number, &line).await,
             };
         }));
