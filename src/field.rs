@@ -84,8 +84,8 @@ impl Id {
 /// A client keeps the id of the last event it received and sends it as `Last-Event-ID` when it reconnects. The empty
 /// id is allowed and means what the standard gives it: the client forgets the last id.
 ///
-/// Ids outside `[A-Za-z0-9._~-]`, or longer than 128 bytes, make browsers send a CORS preflight when a client of
-/// another origin reconnects.
+/// An `EventSource` of another origin reconnects without a CORS preflight, whatever the id. Should browsers become
+/// stricter, ids of `[A-Za-z0-9._~-]` and at most 128 bytes would still need none.
 ///
 /// See [HTML, 9.2.6](https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation).
 ///

@@ -136,6 +136,10 @@ mod sync;
 pub mod test_util;
 mod topic;
 
+// Its code is tested as well, for which it needs the feature.
+#[cfg(all(doc, any(not(doctest), feature = "axum")))]
+#[doc = include_str!("deploying.md")]
+pub mod deploying {}
 #[cfg(doc)]
 #[doc = include_str!("../benches/README.md")]
 pub mod performance {}

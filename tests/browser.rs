@@ -334,6 +334,28 @@ async fn an_event_source_stops_for_good_once_its_topic_is_finished() {
     assert_eq!(browser.run::<usize>("return opens;").await, 1, "204 is not an opening");
 }
 
+#[tokio::test]
+async fn over_http_1_1_the_seventh_event_source_and_everything_else_waits_for_one_of_six_to_close() {
+    let (served, browser) = (Served::start(Hub::builder()).await, Browser::start().await);
+    browser.open(&served.network.url()).await;
+    browser
+        .run::<()>(
+            "window.opens = 0;
+            window.sources = [...Array(7)].map(() => new EventSource('/events'));
+            sources.forEach((source) => { source.onopen = () => { opens += 1; }; });",
+        )
+        .await;
+    Served::opened(&browser, 6).await;
+    browser.run::<()>("window.fetched = false; fetch('/').then(() => { fetched = true; });").await;
+    // Time enough for the others, if they did not have to wait.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(browser.run::<(usize, bool)>("return [opens, fetched];").await, (6, false));
+    // Whichever is first gets the place.
+    browser.run::<()>("sources[0].close(); sources[1].close();").await;
+    Served::opened(&browser, 7).await;
+    browser.until("return fetched;", |fetched: &bool| *fetched).await;
+}
+
 static RESUMABLE_ANSWER: LazyLock<PathBuf> = LazyLock::new(|| example::build("resumable_answer"));
 
 const READERS: [&str; 2] = ["eventSource", "fetch"];

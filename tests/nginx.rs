@@ -17,6 +17,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::{
+    collections::BTreeSet,
     io::Write as _,
     pin::pin,
     time::{Duration, Instant},
@@ -129,14 +130,18 @@ async fn every_event_comes_through_at_once_though_nginx_buffers_other_responses(
 
 #[tokio::test]
 async fn without_our_header_nginx_holds_back_even_the_head_of_the_response() {
-    let cases: [(fn(HubBuilder) -> HubBuilder, &[&str]); 4] = [
-        (HubBuilder::allow_accel_buffering, &["proxy_http_version 1.0;"]),
-        (|hub| hub, &["proxy_http_version 1.0;", "proxy_ignore_headers X-Accel-Buffering;"]),
-        (HubBuilder::allow_accel_buffering, &["gzip on;", "gzip_types text/event-stream;"]),
-        (|hub| hub, &["gzip on;", "gzip_types text/event-stream;", "proxy_ignore_headers X-Accel-Buffering;"]),
+    let gzip = ["gzip on;", "gzip_types text/event-stream;"];
+    let ignored = "proxy_ignore_headers X-Accel-Buffering;";
+    // Whether we send it, and what makes no use of it.
+    let cases = [
+        (false, vec!["proxy_http_version 1.0;"]),
+        (true, vec!["proxy_http_version 1.0;", ignored]),
+        (false, gzip.to_vec()),
+        (true, [&gzip[..], &[ignored]].concat()),
     ];
-    for (hub, directives) in cases {
-        let served = Served::start(hub(Hub::builder()), directives).await;
+    for (sent, directives) in cases {
+        let hub = || if sent { Hub::builder() } else { Hub::builder().allow_accel_buffering() };
+        let served = Served::start(hub(), &directives).await;
         let mut get = pin!(served.get(Http::One, &[("accept-encoding", "gzip")]));
         assert!(timeout(HELD_BACK, &mut get).await.is_err(), "{directives:?}");
         served.publish(0..3).await;
@@ -147,7 +152,7 @@ async fn without_our_header_nginx_holds_back_even_the_head_of_the_response() {
         assert_eq!(response.status(), StatusCode::OK);
 
         // Over HTTP/2 the head comes, and no event.
-        let served = Served::start(hub(Hub::builder()), directives).await;
+        let served = Served::start(hub(), &directives).await;
         let (_client, response) = served.get(Http::Two, &[("accept-encoding", "gzip")]).await;
         let mut body = response.into_body();
         served.publish(0..3).await;
@@ -251,20 +256,20 @@ async fn a_client_that_is_cut_on_either_side_of_nginx_resumes_where_it_was() {
             // In the middle of some event, or before there is one.
             let bytes = 1 + 7 * round as usize;
             if round % 2 == 0 {
-                served.outside(http).cut_after(bytes)
+                served.outside(http).cut_after(bytes);
             } else {
-                served.inside.cut_after(bytes)
-            };
+                served.inside.cut_after(bytes);
+            }
             served.publish(10 * round..10 * (round + 1)).await;
             let expected = 10 * (round as usize + 1);
             while received.len() < expected {
-                match timeout(DEADLINE, reader.try_next()).await.expect("an event, or a cut") {
-                    Ok(Some(event)) => received.push(event.data),
-                    Ok(None) | Err(_) => {
-                        let last = reader.last_event_id().to_owned();
-                        drop(client);
-                        (client, reader) = served.come_back(http, &last).await;
-                    }
+                let event = timeout(DEADLINE, reader.try_next()).await.expect("an event, or a cut");
+                if let Ok(Some(event)) = event {
+                    received.push(event.data);
+                } else {
+                    let last = reader.last_event_id().to_owned();
+                    drop(client);
+                    (client, reader) = served.come_back(http, &last).await;
                 }
             }
         }
@@ -345,8 +350,8 @@ async fn one_http_2_connection_carries_many_streams() {
 
 #[tokio::test]
 async fn nginx_compresses_events_where_it_is_told_to_whatever_the_response_says_and_still_sends_them_at_once() {
-    for http in HTTP {
-        let served = Served::start(Hub::builder(), &["gzip on;", "gzip_types text/event-stream;"]).await;
+    for (http, types) in HTTP.into_iter().zip(["gzip_types text/event-stream;", "gzip_types *;"]) {
+        let served = Served::start(Hub::builder(), &["gzip on;", types]).await;
         let (_client, response) = served.get(http, &[("accept-encoding", "gzip")]).await;
         assert_eq!(response.headers()["cache-control"], "no-cache, no-transform");
         assert_eq!(response.headers()["content-encoding"], "gzip");
@@ -418,13 +423,17 @@ async fn while_the_server_is_away_nginx_tells_clients_to_come_back() {
         let Served { hub: _hub, outside: _outside, inside, nginx, _server } = Served::start(Hub::builder(), &[]).await;
         // Nobody listens at its address any more.
         drop(inside);
-        let (_client, response) = Client::get(http, nginx.address(http), "/events", &[]).await;
-        assert_eq!(response.status(), StatusCode::OK);
-        assert_eq!(response.headers()["content-type"], "text/event-stream");
-        assert_eq!(response.headers()["cache-control"], "no-cache");
-        let mut reader = EventReader::new(response.into_body());
-        assert_eq!(reader.next().await, None);
-        assert_eq!(reader.retry_ms(), Some(5000));
+        let mut drawn = BTreeSet::new();
+        for _ in 0..100 {
+            let (_client, response) = Client::get(http, nginx.address(http), "/events", &[]).await;
+            assert_eq!(response.status(), StatusCode::OK);
+            assert_eq!(response.headers()["content-type"], "text/event-stream");
+            assert_eq!(response.headers()["cache-control"], "no-cache");
+            let mut reader = EventReader::new(response.into_body());
+            assert_eq!(reader.next().await, None);
+            drawn.insert(reader.retry_ms());
+        }
+        assert_eq!(drawn, [2000, 3000, 4000, 5000].map(Some).into());
         let (_client, response) = Client::get(http, nginx.address(http), "/", &[]).await;
         assert_eq!(response.status(), StatusCode::BAD_GATEWAY, "not where the events are");
     }
