@@ -84,8 +84,8 @@ impl Id {
 /// A client keeps the id of the last event it received and sends it as `Last-Event-ID` when it reconnects. The empty
 /// id is allowed and means what the standard gives it: the client forgets the last id.
 ///
-/// An `EventSource` of another origin reconnects without a CORS preflight, whatever the id. Should browsers become
-/// stricter, ids of `[A-Za-z0-9._~-]` and at most 128 bytes would still need none.
+/// Ids of `[A-Za-z0-9._~-]` and at most 128 bytes are sure to need no CORS preflight when an `EventSource` of another
+/// origin reconnects. Chromium sends none for others either; not every browser has to be as lenient.
 ///
 /// See [HTML, 9.2.6](https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation).
 ///
