@@ -124,6 +124,8 @@ mod encode;
 mod event;
 mod field;
 mod handler;
+#[cfg(feature = "client-heartbeats")]
+mod heartbeats;
 mod hub;
 mod keep_alive;
 mod last_event_id;
@@ -146,6 +148,8 @@ pub mod performance {}
 
 #[cfg(feature = "json")]
 pub use crate::event::JsonError;
+#[cfg(feature = "client-heartbeats")]
+pub use crate::heartbeats::HeartbeatHandler;
 pub use crate::{
     event::Event,
     field::{EventId, EventType, FieldError},

@@ -148,6 +148,8 @@ impl Wire {
                     Some(Ok(Step::Entry(entry))) => self.frame(&entry),
                     Some(Ok(Step::Gap(gap))) => self.gap(gap),
                     Some(Ok(Step::Snapshot(snapshot))) => self.snapshot(&snapshot),
+                    #[cfg(feature = "client-heartbeats")]
+                    Some(Ok(Step::Pong(number))) => self.pong(number),
                     Some(Err(error)) => self.failing(error),
                     None => {
                         self.state = State::Ended;
@@ -175,7 +177,13 @@ impl Wire {
             return Poll::Ready(Some(Ok(match ready!(self.follower.poll_entered(cx)) {
                 Ok(()) => {
                     self.state = State::Following;
-                    self.opening()
+                    let opening = self.opening();
+                    #[cfg(feature = "client-heartbeats")]
+                    let opening = match self.settings.client_timeout {
+                        Some(timeout) => [opening, self.session(timeout)].concat().into(),
+                        None => opening,
+                    };
+                    opening
                 }
                 Err(error) if error.is_denied() => {
                     self.state = State::Ended;
@@ -237,6 +245,26 @@ impl Wire {
             // The id comes later. The standard applies `retry:` at the end of its line.
             None => retry.into_body().take(),
         }
+    }
+
+    /// What the client needs in order to say that it is there.
+    #[cfg(feature = "client-heartbeats")]
+    fn session(&mut self, timeout: Duration) -> Bytes {
+        let timeout = timeout.clamp(Duration::from_millis(1), super::terms::LONGEST);
+        match self.follower.begin_session(timeout) {
+            Ok(session) => {
+                let (token, timeout) = (session.token(), timeout.as_millis());
+                let data = format!(r#"{{"token":"{token}","timeout":{timeout},"interval":{}}}"#, timeout.div_ceil(2));
+                Event::new().event_type(self.settings.names.session_event.clone()).data(data).encode(None)
+            }
+            Err(error) => self.failing(SubscriptionError::session(error)),
+        }
+    }
+
+    #[cfg(feature = "client-heartbeats")]
+    fn pong(&self, number: u64) -> Bytes {
+        let event = Event::new().event_type(self.settings.names.pong_event.clone());
+        event.data(number.to_string()).encode(None)
     }
 
     /// The report, and then the id from which the client goes on: not in one, because a client that reads the id has

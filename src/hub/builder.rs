@@ -179,6 +179,22 @@ impl HubBuilder {
         self
     }
 
+    /// Lets each client say that it is there: it is given a token, and is to post it to the
+    /// [`heartbeat_handler`](Hub::heartbeat_handler) every half of `timeout`. One that is silent for `timeout` is ended with
+    /// [`EndReason::Silent`](crate::EndReason::Silent). Default: clients are not asked. At least 1 ms.
+    ///
+    /// The token comes at the beginning of each stream, in an event [`Names::session_event`]. It is for that stream only, and
+    /// good until it ends.
+    ///
+    /// For where a server must know at once that a client is gone, which TCP says only when something is sent and not
+    /// acknowledged for some time; and for a client that is there and does not work any more.
+    #[cfg(feature = "client-heartbeats")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "client-heartbeats")))]
+    pub fn client_heartbeats(mut self, timeout: Duration) -> Self {
+        self.settings.client_timeout = Some(timeout);
+        self
+    }
+
     /// Announces by a last event why the server ends a stream, for clients other than `EventSource`, to whom a clean end
     /// looks like success. Its name is [`Names::end_event`]. Default: ends are not announced.
     pub fn announce_ends(mut self) -> Self {
@@ -227,6 +243,8 @@ impl HubBuilder {
             store,
             queue: Queue::default(),
             registry: Registry::new(self.max_subscriptions),
+            #[cfg(feature = "client-heartbeats")]
+            sessions: super::session::Sessions::default(),
             counters: Counters::default(),
             settings: Arc::new(self.settings),
             max_event_bytes: self.max_event_bytes,

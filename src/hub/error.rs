@@ -129,6 +129,8 @@ enum SubscriptionErrorKind {
     Snapshot(Arc<dyn Error + Send + Sync>),
     UnknownTopic(Topic),
     Denied(Denied),
+    #[cfg(feature = "client-heartbeats")]
+    Session(std::io::Error),
 }
 
 impl SubscriptionError {
@@ -183,6 +185,13 @@ impl From<Denied> for SubscriptionError {
     }
 }
 
+#[cfg(feature = "client-heartbeats")]
+impl SubscriptionError {
+    pub(crate) fn session(source: std::io::Error) -> Self {
+        Self(SubscriptionErrorKind::Session(source))
+    }
+}
+
 impl From<ReadError> for SubscriptionError {
     fn from(error: ReadError) -> Self {
         Self(SubscriptionErrorKind::Read(error))
@@ -198,6 +207,10 @@ impl fmt::Display for SubscriptionError {
             SubscriptionErrorKind::Denied(Denied::OverLimit) => {
                 f.write_str("there are as many subscriptions as there may be: come back later")
             }
+            #[cfg(feature = "client-heartbeats")]
+            SubscriptionErrorKind::Session(_) => f.write_str("there is no randomness for the token of a session"),
+            #[cfg(feature = "client-heartbeats")]
+            SubscriptionErrorKind::Session(_) => f.write_str("there is no randomness for the token of a session"),
             SubscriptionErrorKind::Denied(Denied::Draining) => f.write_str("the hub is being drained: come back later"),
         }
     }
@@ -208,6 +221,8 @@ impl Error for SubscriptionError {
         match &self.0 {
             SubscriptionErrorKind::Read(error) => error.source(),
             SubscriptionErrorKind::Snapshot(source) => Some(&**source),
+            #[cfg(feature = "client-heartbeats")]
+            SubscriptionErrorKind::Session(error) => Some(error),
             SubscriptionErrorKind::UnknownTopic(_) | SubscriptionErrorKind::Denied(_) => None,
         }
     }

@@ -71,6 +71,9 @@ pub(crate) enum Step {
     Stretch(Stretch),
     Gap(Gap),
     Snapshot(Snapshot),
+    /// An answer to its client's heartbeat of that number.
+    #[cfg(feature = "client-heartbeats")]
+    Pong(u64),
 }
 
 pub(crate) struct Follower {
@@ -234,6 +237,10 @@ impl Follower {
     #[inline]
     pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step, SubscriptionError>>> {
         if let Some(terms) = &mut self.terms {
+            #[cfg(feature = "client-heartbeats")]
+            if let Some(number) = terms.session.as_ref().and_then(|session| session.take_pong()) {
+                return Poll::Ready(Some(Ok(Step::Pong(number))));
+            }
             if let Poll::Ready(reason) = terms.poll(cx) {
                 self.end_now(reason);
             }

@@ -208,6 +208,7 @@ impl Subscriber {
     ///
     /// A client that has stopped reading is not reached by this; its connection is cut by the write deadline of whoever
     /// serves it.
+    #[expect(clippy::must_use_candidate, reason = "that it is gone already is mostly of no interest")]
     pub fn end(&self, reason: EndReason) -> bool {
         let told = self.shared.upgrade().map(|shared| shared.tell([&self.member], End { reason, at_once: true }));
         told.is_some_and(|told| told > 0)

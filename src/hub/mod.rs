@@ -18,6 +18,8 @@ mod presence;
 mod producer;
 mod publish;
 mod registry;
+#[cfg(feature = "client-heartbeats")]
+mod session;
 mod settings;
 mod snapshot;
 mod stats;
@@ -100,6 +102,8 @@ struct Shared {
     store: Store,
     queue: Queue,
     registry: Registry,
+    #[cfg(feature = "client-heartbeats")]
+    sessions: session::Sessions,
     counters: Counters,
     settings: Arc<Settings>,
     max_event_bytes: usize,

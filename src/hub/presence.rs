@@ -70,7 +70,6 @@ impl Presence {
 
     /// Who comes and who goes, beginning with those who are there: one [`Left`](PresenceChange::Left) for every
     /// [`Joined`](PresenceChange::Joined), in their order. It does not keep the hub alive, and ends with it.
-    #[must_use]
     pub fn changes(&self) -> PresenceChanges {
         let joined = |member: Arc<Member>| PresenceChange::Joined(Subscriber::new(member, &self.shared));
         let begin = |members: Vec<_>| {
@@ -84,7 +83,7 @@ impl Presence {
 
 impl fmt::Debug for Presence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Presence").field("topic", &self.topic).field("count", &self.count()).finish()
+        f.debug_struct("Presence").field("topic", &self.topic).field("count", &self.count()).finish_non_exhaustive()
     }
 }
 

@@ -28,6 +28,14 @@ pub struct Names {
     /// The type of the event that says why the server ends a stream, where that is asked for with
     /// [`announce_ends`](crate::HubBuilder::announce_ends). Its data is `{"reason":"finished"}`. Default: `tidings-end`.
     pub end_event: EventType,
+    /// The type of the event that begins a stream whose client is to send
+    /// [heartbeats](crate::HubBuilder::client_heartbeats). Its data is
+    /// `{"token":"…","timeout":30000,"interval":15000}`: post the token every `interval` milliseconds. Default:
+    /// `tidings-session`.
+    pub session_event: EventType,
+    /// The type of the event that answers such a heartbeat. Its data is the heartbeat's number, from 1. Default:
+    /// `tidings-pong`.
+    pub pong_event: EventType,
     /// The query parameter that carries the last event id where there is no header. It is what the hub's handler and
     /// [`Subscription::resume_from`](crate::Subscription::resume_from) read; [`LastEventId`] as an extractor knows only the
     /// default: `lastEventId`.
@@ -46,6 +54,8 @@ impl Default for Names {
             gap_header: HeaderName::from_static("tidings-gap"),
             gap_event: EventType::from_static("tidings-gap"),
             end_event: EventType::from_static("tidings-end"),
+            session_event: EventType::from_static("tidings-session"),
+            pong_event: EventType::from_static("tidings-pong"),
             last_event_id_parameter: LAST_EVENT_ID_PARAMETER.into(),
         }
     }
@@ -85,6 +95,8 @@ pub(crate) struct Settings {
     pub(crate) on_gap: GapPolicy,
     pub(crate) announce_ends: bool,
     pub(crate) max_lifetime: Option<Duration>,
+    #[cfg(feature = "client-heartbeats")]
+    pub(crate) client_timeout: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -104,6 +116,8 @@ impl Default for Settings {
             on_gap: GapPolicy::default(),
             announce_ends: false,
             max_lifetime: None,
+            #[cfg(feature = "client-heartbeats")]
+            client_timeout: None,
         }
     }
 }

@@ -227,6 +227,15 @@ impl Subscription {
         self
     }
 
+    /// Lets its client say that it is there: see [`HubBuilder::client_heartbeats`](crate::HubBuilder::client_heartbeats). Only
+    /// for a subscription that is served, not for one that is read as a stream. Default: the hub's.
+    #[cfg(feature = "client-heartbeats")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "client-heartbeats")))]
+    pub fn client_heartbeats(mut self, timeout: Duration) -> Self {
+        Arc::make_mut(&mut self.settings).client_timeout = Some(timeout);
+        self
+    }
+
     /// Says over which connection it is served, so that it can tell why it was dropped: [`LeaveReason::Lost`]. The handler
     /// does this if the request has a [`Peer`] among its extensions.
     ///
@@ -371,6 +380,9 @@ impl Stream for Subscription {
                 }
                 Some(Ok(Step::Gap(gap))) => Some(Ok(Message::Gap(gap))),
                 Some(Ok(Step::Snapshot(snapshot))) => Some(Ok(Message::Snapshot(snapshot.events))),
+                // Only a body has a client that sends heartbeats.
+                #[cfg(feature = "client-heartbeats")]
+                Some(Ok(Step::Pong(_))) => continue,
                 Some(Err(error)) => Some(Err(error)),
                 None => {
                     self.follower.leave();

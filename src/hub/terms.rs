@@ -1,52 +1,63 @@
 //! [`Terms`]: until when a subscription may stay.
 
 use super::end::EndReason;
+#[cfg(feature = "client-heartbeats")]
+use super::session::Session;
 use std::{
     pin::Pin,
     task::{Context, Poll, Waker},
-    time::Duration,
 };
+#[cfg(feature = "client-heartbeats")]
+use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A longer time than this is none, because clocks end somewhere.
+#[cfg(feature = "client-heartbeats")]
 pub(super) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Of a subscription that may not stay for as long as it likes.
+#[derive(Default)]
 pub(crate) struct Terms {
-    expires: Option<Instant>,
-    timer: Pin<Box<Sleep>>,
+    pub(crate) expires: Option<Instant>,
+    /// Whose client has to say that it is there.
+    #[cfg(feature = "client-heartbeats")]
+    pub(crate) session: Option<Arc<Session>>,
+    timer: Option<Pin<Box<Sleep>>>,
     /// Whom the timer wakes, so that it is not told what it knows.
     waker: Option<Waker>,
 }
 
 impl Terms {
-    /// Until a moment, if there is one.
-    pub(crate) fn new(expires: Option<Instant>) -> Option<Self> {
-        let timer = Box::pin(sleep_until(expires?));
-        Some(Self { expires, timer, waker: None })
-    }
-
     /// Ready once it has to go, with why.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<EndReason> {
-        if self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) && !self.timer.is_elapsed() {
-            return Poll::Pending;
+        if let (Some(waker), Some(timer)) = (&self.waker, &self.timer) {
+            if waker.will_wake(cx.waker()) && !timer.is_elapsed() {
+                return Poll::Pending;
+            }
         }
         loop {
-            let (until, reason) = self.next();
-            if self.timer.deadline() != until {
-                self.timer.as_mut().reset(until);
+            let Some((until, reason)) = self.next() else { return Poll::Pending };
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+            // It fires, looks whether that is still so, and waits for the rest.
+            if timer.deadline() != until {
+                timer.as_mut().reset(until);
             }
-            if self.timer.as_mut().poll(cx).is_pending() {
+            if timer.as_mut().poll(cx).is_pending() {
                 self.waker = Some(cx.waker().clone());
                 return Poll::Pending;
             }
-            if self.next() == (until, reason) {
+            if self.next() == Some((until, reason)) {
                 return Poll::Ready(reason);
             }
         }
     }
 
-    fn next(&self) -> (Instant, EndReason) {
-        (self.expires.unwrap_or_else(|| Instant::now() + LONGEST), EndReason::Expired)
+    fn next(&self) -> Option<(Instant, EndReason)> {
+        let expires = self.expires.map(|at| (at, EndReason::Expired));
+        #[cfg(feature = "client-heartbeats")]
+        let silent = self.session.as_ref().map(|session| (session.deadline(), EndReason::Silent));
+        #[cfg(not(feature = "client-heartbeats"))]
+        let silent = None;
+        expires.into_iter().chain(silent).min_by_key(|(at, _)| *at)
     }
 }

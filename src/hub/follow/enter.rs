@@ -1,6 +1,8 @@
 //! How a follower becomes one that others see, and how it leaves.
 
 use super::{Follower, Phase};
+#[cfg(feature = "client-heartbeats")]
+use crate::hub::session::Session;
 use crate::{
     Peer,
     hub::{
@@ -11,7 +13,6 @@ use crate::{
         registry::Limit,
         settings::Settings,
         stats::Counters,
-        terms::Terms,
     },
 };
 use std::{
@@ -96,8 +97,19 @@ impl Follower {
         let lifetime = intro.lifetime.or(self.shared.settings.max_lifetime);
         // Clocks end somewhere: who may stay for longer than that may stay.
         let drawn = |most: Duration| Instant::now().checked_add(most.mul_f64(0.8 + 0.2 * fastrand::f64()));
-        self.terms = Terms::new(lifetime.and_then(drawn).into_iter().chain(intro.expires).min()).map(Box::new);
+        let expires = lifetime.and_then(drawn).into_iter().chain(intro.expires).min();
+        if expires.is_some() {
+            self.terms.get_or_insert_default().expires = expires;
+        }
         Ok(())
+    }
+
+    /// Expects heartbeats of its client from now on.
+    #[cfg(feature = "client-heartbeats")]
+    pub(crate) fn begin_session(&mut self, timeout: Duration) -> std::io::Result<Arc<Session>> {
+        let session = self.shared.sessions.begin(&self.member, timeout)?;
+        self.terms.get_or_insert_default().session = Some(Arc::clone(&session));
+        Ok(session)
     }
 
     /// Takes in that it is over, if it was ever there.
@@ -113,6 +125,10 @@ impl Follower {
             // It may not have heard that it is to go, because nobody asked it for more.
             (_, None) => self.member.told().map_or(LeaveReason::Disconnected, |told| LeaveReason::Ended(told.reason)),
         };
+        #[cfg(feature = "client-heartbeats")]
+        if let Some(session) = self.terms.as_ref().and_then(|terms| terms.session.as_ref()) {
+            self.shared.sessions.end(session);
+        }
         let (shared, subscriber) = (&self.shared, self.subscriber());
         shared.registry.leave(&shared.window, &self.attached, &subscriber, reason, self.resume_from());
     }

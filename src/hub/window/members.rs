@@ -58,6 +58,7 @@ impl Window {
                 waiter.goes_at = match goes {
                     Goes::AtOnce => 0,
                     Goes::WithAll => waiter.goes_at.min(head),
+                    #[cfg(feature = "client-heartbeats")]
                     Goes::Not => waiter.goes_at,
                 };
                 wakers.extend(waiter.waker.take());
@@ -85,6 +86,7 @@ pub(crate) enum Goes {
     AtOnce,
     /// Once it has what was published until now.
     WithAll,
+    #[cfg(feature = "client-heartbeats")]
     Not,
 }
 
