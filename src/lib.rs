@@ -129,6 +129,9 @@ mod heartbeats;
 mod hub;
 mod keep_alive;
 mod last_event_id;
+#[cfg(feature = "net")]
+#[cfg_attr(docsrs, doc(cfg(feature = "net")))]
+pub mod net;
 mod peer;
 pub mod replay;
 mod response;
