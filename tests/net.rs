@@ -13,7 +13,7 @@ use std::{
 };
 use support::{
     ALL, Client, Http, Via,
-    watched::{Stalled, TOPIC, Watched},
+    watched::{By, Stalled, TOPIC, Watched},
 };
 use tidings::{
     Event, Hub, KeepAlive, Lost, Peer,
@@ -32,9 +32,6 @@ const LONG: Duration = Duration::from_secs(20);
 const DEADLINE: Duration = Duration::from_millis(300);
 /// More than hyper and the kernels take for a client that does not read.
 const MUCH: usize = 4 * 1024 * 1024;
-/// How much of a response a client takes that is to be held by TCP, and one that is to be held by HTTP/2.
-const WIDE: u32 = 16 * 1024 * 1024;
-const NARROW: u32 = 65_535;
 
 /// No heartbeats: what is written is what is published.
 fn quiet() -> Hub {
@@ -90,7 +87,7 @@ async fn the_write_deadline_cuts_a_reader_that_has_stopped() {
         let (_client, response) = Client::get(http, server.address, "/", &[]).await;
         let mut others = response.into_body();
         let others = tokio::spawn(async move { while others.frame().await.is_some() {} });
-        let stalled = Stalled::open(http, server.address, None, WIDE).await;
+        let stalled = Stalled::open(http, server.address, By::Tcp).await;
         assert_eq!(server.connections.open(), 2);
         let start = Instant::now();
         let lost = publishing(&server.hub, server.lost.recv()).await;
@@ -177,9 +174,8 @@ async fn cut_ends_every_connection() {
         let (_client, response) = Client::get(http, server.address, "/", &[]).await;
         let mut reads = response.into_body();
         tasks.spawn(async move { while reads.frame().await.is_some_and(|frame| frame.is_ok()) {} });
-        let held_by_tcp = Stalled::open(http, server.address, None, WIDE).await;
-        // Over HTTP/1.1, TCP holds this one, too.
-        let held_by_http = Stalled::open(http, server.address, None, NARROW).await.wake_up(&mut tasks);
+        let held_by_tcp = Stalled::open(http, server.address, By::Tcp).await;
+        let held_by_http = Stalled::open(http, server.address, By::Http).await;
         publish_much(&server.hub).await;
         let (_client, idle) = Client::get(http, server.address, "/", &[]).await;
         assert_eq!((server.connections.open(), server.subscriptions()), (5, 4));
@@ -205,8 +201,7 @@ async fn only_cut_reaches_a_stream_that_http_2_holds() {
     for via in [Via::Axum, Via::Hyper] {
         let connections = Connections::new().write_deadline(DEADLINE);
         let mut server = Watched::start(via, connections, quiet()).await;
-        let mut tasks = JoinSet::new();
-        let body = Stalled::open(Http::Two, server.address, None, NARROW).await.wake_up(&mut tasks);
+        let stalled = Stalled::open(Http::Two, server.address, By::Http).await;
         publish_much(&server.hub).await;
         sleep(DEADLINE * 3).await;
         assert!(server.lost.try_recv().is_err(), "its client reads the connection");
@@ -214,7 +209,7 @@ async fn only_cut_reaches_a_stream_that_http_2_holds() {
         server.connections.cut();
         all_gone(&server).await;
         assert_eq!(server.lost.recv().await, Some(Some(Lost::Cut)), "{via:?}");
-        drop(body);
+        drop(stalled);
     }
 }
 

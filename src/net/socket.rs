@@ -39,9 +39,8 @@ impl Options {
 /// acknowledged every 15 seconds is not probed at all.
 fn keep_alive(timeout: Duration) -> TcpKeepalive {
     let second = Duration::from_secs(1);
-    let keep_alive = TcpKeepalive::new()
-        .with_time((timeout * 2 / 3).max(second))
-        .with_interval((timeout / 6).max(second));
+    let keep_alive =
+        TcpKeepalive::new().with_time((timeout * 2 / 3).max(second)).with_interval((timeout / 6).max(second));
     #[cfg(any(unix, windows))]
     let keep_alive = keep_alive.with_retries(PROBES);
     keep_alive

@@ -15,8 +15,13 @@ use hyper_util::{
 use pin_project_lite::pin_project;
 use std::{
     convert::Infallible,
+    io,
     net::{Ipv4Addr, SocketAddr},
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 use tidings::{
@@ -24,7 +29,8 @@ use tidings::{
     net::{Connections, MakeWithPeer},
 };
 use tokio::{
-    net::{TcpListener, TcpSocket},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     task::JoinSet,
 };
@@ -134,59 +140,80 @@ impl Body for WatchedBody {
     }
 }
 
-/// A client that has got the head of its response, and reads nothing any more.
+/// What holds the response of a client that does not read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum By {
+    /// It no longer reads from its socket.
+    Tcp,
+    /// It reads its connection, but not the response. Over HTTP/1.1 that is the same.
+    Http,
+}
+
+/// A client that has got the head of its response, and takes no more of it.
 pub(crate) struct Stalled {
-    connection: Pin<Box<dyn Future<Output = ()> + Send>>,
-    pub(crate) body: Incoming,
+    _body: Incoming,
+    _task: JoinSet<()>,
 }
 
 impl Stalled {
-    /// `receive_buffer` is what its kernel takes for it, `window` how much of a response it takes by HTTP/2.
-    pub(crate) async fn open(http: Http, address: SocketAddr, receive_buffer: Option<u32>, window: u32) -> Self {
-        let socket = TcpSocket::new_v4().unwrap();
-        if let Some(bytes) = receive_buffer {
-            socket.set_recv_buffer_size(bytes).unwrap();
-        }
-        let io = TokioIo::new(socket.connect(address).await.unwrap());
-        let uri = format!("http://{address}/");
-        let request = Request::get(uri).header("host", "localhost").body(Empty::<Bytes>::new()).unwrap();
-        let (response, connection) = match http {
+    pub(crate) async fn open(http: Http, address: SocketAddr, by: By) -> Self {
+        let valve = Arc::default();
+        let io = TcpStream::connect(address).await.unwrap();
+        let io = TokioIo::new(Valve { io, shut: Arc::clone(&valve) });
+        let request = Request::get(format!("http://{address}/")).header("host", "localhost");
+        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        let mut task = JoinSet::new();
+        let response = match http {
             Http::One => {
-                let (mut sender, mut connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
-                let response = tokio::select! {
-                    response = sender.send_request(request) => response.unwrap(),
-                    end = &mut connection => panic!("no response: {end:?}"),
-                };
-                (response, boxed(connection, sender))
+                let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+                task.spawn(async move { drop(connection.await) });
+                sender.send_request(request).await.unwrap()
             }
             Http::Two => {
                 let mut client = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
-                client.initial_stream_window_size(window).initial_connection_window_size(16 * 1024 * 1024);
-                let (mut sender, mut connection) = client.handshake(io).await.unwrap();
-                let response = tokio::select! {
-                    response = sender.send_request(request) => response.unwrap(),
-                    end = &mut connection => panic!("no response: {end:?}"),
+                let window = match by {
+                    By::Tcp => 64 * 1024 * 1024,
+                    By::Http => 65_535,
                 };
-                (response, boxed(connection, sender))
+                client.initial_stream_window_size(window).initial_connection_window_size(64 * 1024 * 1024);
+                let (mut sender, connection) = client.handshake(io).await.unwrap();
+                task.spawn(async move { drop(connection.await) });
+                sender.send_request(request).await.unwrap()
             }
         };
         assert_eq!(response.status(), 200);
-        Self { connection, body: response.into_body() }
-    }
-
-    /// Looks after the connection, and lets the body be read, or not.
-    pub(crate) fn wake_up(self, tasks: &mut JoinSet<()>) -> Incoming {
-        tasks.spawn(self.connection);
-        self.body
+        valve.store(matches!(by, By::Tcp), Ordering::Relaxed);
+        Self { _body: response.into_body(), _task: task }
     }
 }
 
-fn boxed<E>(
-    connection: impl Future<Output = Result<(), E>> + Send + 'static,
-    sender: impl Send + 'static,
-) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(async move {
-        let _sender = sender;
-        let _ = connection.await;
-    })
+pin_project! {
+    /// hyper has a task of its own for an HTTP/2 client, so not polling it does not stop it.
+    struct Valve {
+        #[pin]
+        io: TcpStream,
+        shut: Arc<AtomicBool>,
+    }
+}
+
+impl AsyncRead for Valve {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.project();
+        // It is not opened again, so there is nothing to be woken for.
+        if this.shut.load(Ordering::Relaxed) { Poll::Pending } else { this.io.poll_read(cx, buffer) }
+    }
+}
+
+impl AsyncWrite for Valve {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.project().io.poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().io.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().io.poll_shutdown(cx)
+    }
 }
