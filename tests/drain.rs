@@ -45,27 +45,27 @@ async fn rest(mut reader: EventReader<SubscriptionBody>) -> (Vec<String>, u64, D
 async fn everyone_gets_every_event_until_its_turn_and_then_the_goodbye() {
     let hub = Hub::new();
     let readers: Vec<_> = (0..1000).map(|_| tokio::spawn(rest(reader(&hub)))).collect();
-    let publisher = hub.clone();
+    let hub_too = hub.clone();
     let publishing = tokio::spawn(async move {
         let start = Instant::now();
-        let mut published = Vec::new();
+        let mut times = Vec::new();
         // Each at its time, so that the last one a client must have is known.
-        while publisher.publish(T, Event::new().data(published.len().to_string())).await.is_ok() {
-            published.push(start.elapsed());
+        while hub_too.publish(T, Event::new().data(times.len().to_string())).await.is_ok() {
+            times.push(start.elapsed());
             sleep(Duration::from_millis(7)).await;
         }
-        published
+        times
     });
     sleep(seconds(1)).await;
     let drained = hub.drain(drain()).await;
     assert_eq!((drained.ended, drained.remaining), (1000, 0));
-    let published = publishing.await.unwrap();
+    let times = publishing.await.unwrap();
     let ends = join_all(readers).await;
     let (mut retries, mut halves) = (Vec::new(), [0, 0]);
     for end in ends {
         let (mut events, retry, at) = end.unwrap();
         assert_eq!(events.pop().as_deref(), Some("bye"));
-        let expected = published.iter().take_while(|published| **published < at).count();
+        let expected = times.iter().take_while(|time| **time < at).count();
         assert!(events.len().abs_diff(expected) <= 1, "{} of {expected}", events.len());
         assert!(events.iter().enumerate().all(|(n, event)| *event == n.to_string()));
         assert!(at >= seconds(1) && at <= Duration::from_millis(3050), "{at:?}");

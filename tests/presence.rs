@@ -12,6 +12,7 @@ use tower_service::Service;
 
 const T: Topic = Topic::from_static("t");
 const U: Topic = Topic::from_static("u");
+const BYE: EndReason = EndReason::application("bye");
 
 /// What has changed, and nothing that is still to come.
 fn changes(watching: &mut BoxStream<'static, PresenceChange>) -> Vec<PresenceChange> {
@@ -46,7 +47,7 @@ async fn a_subscription_is_there_once_it_is_served_and_gone_once_it_is_dropped()
     let response = subscription.into_http_response();
     let ada = joined(&changes(&mut watching)[0]);
     assert_eq!((ada.label("user"), ada.label("device"), ada.label("name")), (Some("ada"), Some("phone"), None));
-    assert_eq!(hub.presence(T).subscribers(), [ada.clone()]);
+    assert_eq!(hub.presence(T).subscribers(), std::slice::from_ref(&ada));
     assert_eq!((hub.presence(T).count(), hub.presence(U).count()), (1, 0));
     assert!(ada.follows(&T) && !ada.follows(&U) && ada.since().is_some());
 
@@ -127,7 +128,6 @@ async fn every_way_to_go_has_its_reason_and_comes_once() {
         assert_eq!(reasons("finished"), LeaveReason::Ended(EndReason::Finished));
         hub.forget(T).await.unwrap();
 
-        const BYE: EndReason = EndReason::application("bye");
         let subscription = hub.subscribe(T);
         assert!(subscription.subscriber().end(BYE), "also before it is served");
         read_to_its_end(&hub, subscription, as_body).await;

@@ -209,8 +209,6 @@ impl fmt::Display for SubscriptionError {
             }
             #[cfg(feature = "client-heartbeats")]
             SubscriptionErrorKind::Session(_) => f.write_str("there is no randomness for the token of a session"),
-            #[cfg(feature = "client-heartbeats")]
-            SubscriptionErrorKind::Session(_) => f.write_str("there is no randomness for the token of a session"),
             SubscriptionErrorKind::Denied(Denied::Draining) => f.write_str("the hub is being drained: come back later"),
         }
     }
