@@ -6,7 +6,7 @@ use axum::{extract::ConnectInfo, routing::get, serve::Listener as _};
 use http_body_util::BodyExt as _;
 use socket2::SockRef;
 use std::{
-    future::pending,
+    future::{IntoFuture as _, pending},
     io,
     net::{Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
@@ -209,6 +209,29 @@ async fn only_cut_reaches_a_stream_that_http_2_holds() {
         server.connections.cut();
         all_gone(&server).await;
         assert_eq!(server.lost.recv().await, Some(Some(Lost::Cut)), "{via:?}");
+        drop(stalled);
+    }
+}
+
+/// hyper waits for its responses without end: that is what `cut` is for.
+#[tokio::test]
+async fn a_graceful_shutdown_ends_with_cut() {
+    for http in [Http::One, Http::Two] {
+        let (hub, connections) = (quiet(), Connections::new());
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = axum::Router::new().route_service("/", hub.handler_for(TOPIC));
+        let (shut_down, signal) = tokio::sync::oneshot::channel::<()>();
+        let listener = connections.listen(listener).unwrap();
+        let server = axum::serve(listener, MakeWithPeer::new(app)).with_graceful_shutdown(async { drop(signal.await) });
+        let mut server = tokio::spawn(server.into_future());
+        let stalled = Stalled::open(http, address, By::Tcp).await;
+        publish_much(&hub).await;
+        hub.close();
+        drop(shut_down);
+        assert!(timeout(DEADLINE, &mut server).await.is_err(), "it waits");
+        connections.cut();
+        timeout(LONG, server).await.expect("it should end").unwrap().unwrap();
         drop(stalled);
     }
 }

@@ -36,6 +36,7 @@ impl<IO: AsyncRead + AsyncWrite> Connection<IO> {
     }
 
     /// What is wrapped.
+    #[must_use]
     pub fn get_ref(&self) -> &IO {
         self.io.get_ref()
     }
@@ -143,7 +144,7 @@ impl<IO: AsyncRead + AsyncWrite> AsyncWrite for Connection<IO> {
     }
 }
 
-/// For those who take a connection as whatever has a peer: [`MakeWithPeer`](super::MakeWithPeer).
+/// For those who take a connection as whatever has a peer, as `MakeWithPeer` does.
 impl<IO> AsRef<Peer> for Connection<IO> {
     fn as_ref(&self) -> &Peer {
         self.peer()

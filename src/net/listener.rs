@@ -24,6 +24,7 @@ impl Connections {
     /// When the system refuses a socket option, which is tried on the listener first. What is then refused on a single
     /// connection is left out: the system knows the option, so its client is already gone.
     #[cfg_attr(docsrs, doc(cfg(feature = "axum-serve")))]
+    #[expect(clippy::type_complexity, reason = "a name for it would hide that it is axum's")]
     pub fn listen(&self, listener: TcpListener) -> io::Result<TapIo<Listener, fn(&mut Connection<TcpStream>)>> {
         self.socket().set(&listener)?;
         let listener = Listener { listener, connections: self.clone() };

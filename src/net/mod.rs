@@ -65,15 +65,38 @@
 //! # }
 //! ```
 //!
+//! # What is said of a client that is gone
+//!
+//! | what happened | [`Peer::lost`] |
+//! | --- | --- |
+//! | it closed or reset the connection | `None` |
+//! | a write waited for as long as the write deadline, or as the kernel lets it | [`Lost::Stalled`] |
+//! | the kernel gave up on it, or no longer knows a way to it, and no write was waiting | [`Lost::Vanished`] |
+//! | [`Connections::cut`] | [`Lost::Cut`] |
+//!
+//! What is said is close to the truth, not all of it: a client that vanished under a flood of events looks stalled, and
+//! one that has stopped reading while all there was for it fitted into the kernel's buffers looks vanished. A stream that
+//! HTTP/2's own flow control holds is none of this, because its client answers: only `cut` reaches it.
+//!
 //! # The slowest reader that survives
 //!
-//! A write that has to wait goes on when the kernel reports room, and it does so in steps: a third of the send buffer
-//! must be free, and the client's kernel opens its window in steps of its own. So a client survives that reads, in each
-//! write deadline, more than the larger step, and one that reads less may be cut:
+//! The kernel lets a waiting write go on in steps: Linux when a third of what it allots to the send buffer is free, which
+//! is two thirds of what was [set](Connections::send_buffer). And a client whose own receive buffer was full is sent
+//! nothing until it has freed a good part of it. So, for a client for which there is always more to write:
 //!
 //! ```text
-//! bytes per second  >  max(2/3 of send_buffer, the client's step) / write_deadline
+//! it is cut        if it reads less than   2/3 send_buffer                     in a write_deadline
+//! it is kept       if it reads more than   2/3 send_buffer + receive buffer    in a write_deadline
 //! ```
+//!
+//! In between it depends on how its kernel opens the window again. With the defaults, less than 1.5 KB a second is too
+//! slow; 6 KB are enough with a receive buffer of 128 KiB, which is where Linux begins, and 210 KB with one of 6 MiB,
+//! which it may have grown to while the client was fast. A client that is cut and comes back resumes where it was.
+//!
+//! # What it costs
+//!
+//! About 260 bytes for each connection, most of it a timer that is there before it is needed, and some 35 nanoseconds for
+//! each delivery, half a percent of what the rest of it takes.
 
 mod connection;
 mod connections;
@@ -87,4 +110,4 @@ mod with_peer;
 pub use self::listener::{Listener, MakeWithPeer, MakeWithPeerFuture};
 pub use self::{connection::Connection, connections::Connections, with_peer::WithPeer};
 #[cfg(doc)]
-use crate::Peer;
+use crate::{Lost, Peer};
