@@ -21,10 +21,17 @@
 //!
 //! # async fn example(hub: Hub, listener: tokio::net::TcpListener) -> std::io::Result<()> {
 //! let connections = Connections::new();
-//! let service = hub.handler_for(Topic::from_static("news"));
+//! let service = hub.handler(|_| async { Topic::from_static("news") });
 //! loop {
 //!     let (stream, _) = listener.accept().await?;
-//!     let connection = connections.accept(stream)?;
+//!     let connection = match connections.accept(stream) {
+//!         Ok(connection) => connection,
+//!         // It is closed; the others go on.
+//!         Err(error) => {
+//!             eprintln!("accept: {error}");
+//!             continue;
+//!         }
+//!     };
 //!     let service = connection.with_peer(service.clone());
 //!     // With TLS, the acceptor takes `connection` here.
 //!     tokio::spawn(async move {
@@ -71,7 +78,7 @@
 //! | --- | --- |
 //! | it closed or reset the connection | `None` |
 //! | a write waited for as long as the write deadline, or as the kernel lets it | [`Lost::Stalled`] |
-//! | the kernel gave up on it, or no longer knows a way to it, and no write was waiting | [`Lost::Vanished`] |
+//! | the kernel gave up on it while no write was waiting, or knows no way to it any more | [`Lost::Vanished`] |
 //! | [`Connections::cut`] | [`Lost::Cut`] |
 //!
 //! What is said is close to the truth, not all of it: a client that vanished under a flood of events looks stalled, and

@@ -6,10 +6,6 @@ use std::{io, time::Duration};
 /// Linux takes no longer times than this for keep-alive, and no longer user time-out than fits into 32 bits.
 const LONGEST: Duration = Duration::from_secs(32_767);
 
-/// How many probes may stay without an answer where there is no user time-out that ends it: two, as with it.
-#[cfg(any(unix, windows))]
-const PROBES: u32 = 2;
-
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Options {
     pub(super) dead_peer_timeout: Option<Duration>,
@@ -36,13 +32,21 @@ impl Options {
 }
 
 /// Two thirds of the time without a sign of life, then two probes in what is left. A connection on which a heartbeat is
-/// acknowledged every 15 seconds is not probed at all.
+/// acknowledged every 15 seconds is not probed at all. How often is the system's own choice where it cannot be told.
 fn keep_alive(timeout: Duration) -> TcpKeepalive {
     let second = Duration::from_secs(1);
-    let keep_alive =
-        TcpKeepalive::new().with_time((timeout * 2 / 3).max(second)).with_interval((timeout / 6).max(second));
-    #[cfg(any(unix, windows))]
-    let keep_alive = keep_alive.with_retries(PROBES);
+    let keep_alive = TcpKeepalive::new().with_time((timeout * 2 / 3).max(second));
+    #[cfg(any(
+        target_os = "android",
+        target_os = "freebsd",
+        target_os = "illumos",
+        target_os = "ios",
+        target_os = "linux",
+        target_os = "macos",
+        target_os = "netbsd",
+        target_os = "windows",
+    ))]
+    let keep_alive = keep_alive.with_interval((timeout / 6).max(second)).with_retries(2);
     keep_alive
 }
 
