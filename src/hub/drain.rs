@@ -178,6 +178,12 @@ impl Hub {
         let remaining = shared.registry.counts().present;
         Drained { ended: there.saturating_sub(remaining), remaining }
     }
+
+    /// Waits until no subscription is there.
+    #[cfg(feature = "net")]
+    pub(crate) async fn emptied(&self) {
+        self.handle.shared.registry.empty().await;
+    }
 }
 
 /// However a drain ends, nobody is left waiting.

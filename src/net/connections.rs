@@ -4,7 +4,7 @@
 //! is thrown is woken; whoever comes later finds it thrown.
 
 use super::{Connection, socket};
-use crate::{Peer, sync::Mutex};
+use crate::{Drain, Drained, Hub, Peer, sync::Mutex};
 use atomic_waker::AtomicWaker;
 use slab::Slab;
 use std::{
@@ -19,7 +19,12 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::Notify,
+    task::AbortHandle,
+    time::{sleep, timeout},
 };
+
+/// How long those who were cut may take to notice.
+const A_MOMENT: Duration = Duration::from_secs(1);
 
 /// Looks after the connections of a server: settings, and what can be done to all of them at once.
 ///
@@ -150,6 +155,65 @@ impl Connections {
         }
     }
 
+    /// Drains a hub ([`Hub::drain`]), and cuts every connection that is left at the deadline: those whose clients have
+    /// stopped reading, streams of HTTP/2 included. Await it in the future for which the server waits before it shuts
+    /// down:
+    ///
+    /// ```no_run
+    /// use tidings::{Drain, Hub, net::Connections};
+    ///
+    /// # async fn terminated() {}
+    /// # #[cfg(feature = "axum-serve")]
+    /// # async fn example(listener: tokio::net::TcpListener, app: axum::Router, hub: Hub) -> std::io::Result<()> {
+    /// let connections = Connections::new();
+    /// let listener = connections.listen(listener)?;
+    /// let drained = async move {
+    ///     terminated().await; // SIGTERM
+    ///     connections.drain(&hub, Drain::new()).await;
+    /// };
+    /// axum::serve(listener, app).with_graceful_shutdown(drained).await
+    /// # }
+    /// ```
+    ///
+    /// It resolves when no stream is left. A connection may then still have something to send: it has until the deadline for
+    /// that, also while the server shuts down. The connections of all routes are cut then, because a server that waits for
+    /// one of them does not stop.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the hub is closed at once; the connections are cut at the deadline all the same.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with timers.
+    pub async fn drain(&self, hub: &Hub, drain: Drain) -> Drained {
+        self.cut_after(drain.longest());
+        let drained = hub.drain(drain).await;
+        if drained.remaining > 0 {
+            self.cut();
+            // Their tasks only have to run.
+            let _ = timeout(A_MOMENT, hub.emptied()).await;
+        }
+        drained
+    }
+
+    /// Cuts them later, in a task that ends with the set.
+    fn cut_after(&self, time: Duration) {
+        let set = Arc::downgrade(&self.set);
+        let fuse = tokio::spawn(async move {
+            sleep(time).await;
+            if let Some(set) = set.upgrade() {
+                set.cut();
+            }
+        });
+        let earlier = self.set.fuse.lock().replace(fuse.abort_handle());
+        // The first deadline holds.
+        if let Some(earlier) = earlier.filter(|earlier| !earlier.is_finished()) {
+            fuse.abort();
+            *self.set.fuse.lock() = Some(earlier);
+        }
+    }
+
     #[cfg(feature = "axum-serve")]
     pub(super) fn socket(&self) -> &socket::Options {
         &self.socket
@@ -178,6 +242,16 @@ struct Set {
     cut: AtomicBool,
     lines: Mutex<Slab<Arc<Line>>>,
     emptied: Notify,
+    /// The task that is to cut them.
+    fuse: Mutex<Option<AbortHandle>>,
+}
+
+impl Drop for Set {
+    fn drop(&mut self) {
+        if let Some(fuse) = self.fuse.lock().take() {
+            fuse.abort();
+        }
+    }
 }
 
 impl Set {

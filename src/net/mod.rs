@@ -60,30 +60,7 @@
 //!
 //! # Shutting down
 //!
-//! [`Hub::close`](crate::Hub::close) ends the streams of those who read. Give them a moment, and cut the rest:
-//!
-//! ```no_run
-//! # async fn example(hub: tidings::Hub, connections: tidings::net::Connections) {
-//! use std::time::Duration;
-//!
-//! hub.close();
-//! let _ = tokio::time::timeout(Duration::from_secs(10), connections.closed()).await;
-//! connections.cut();
-//! # }
-//! ```
-//!
-//! # What is said of a client that is gone
-//!
-//! | what happened | [`Peer::lost`] |
-//! | --- | --- |
-//! | it closed or reset the connection | `None` |
-//! | a write waited for as long as the write deadline, or as the kernel lets it | [`Lost::Stalled`] |
-//! | the kernel gave up on it while no write was waiting, or knows no way to it any more | [`Lost::Vanished`] |
-//! | [`Connections::cut`] | [`Lost::Cut`] |
-//!
-//! What is said is close to the truth, not all of it: a client that vanished under a flood of events looks stalled, and
-//! one that has stopped reading while all there was for it fitted into the kernel's buffers looks vanished. A stream that
-//! HTTP/2's own flow control holds is none of this, because its client answers: only `cut` reaches it.
+//! [`Connections::drain`] drains a hub, and then cuts the connections of those who do not read.
 //!
 //! # The slowest reader that survives
 //!
