@@ -199,18 +199,17 @@ impl Connections {
 
     /// Cuts them later, in a task that ends with the set.
     fn cut_after(&self, time: Duration) {
-        let set = Arc::downgrade(&self.set);
-        let fuse = tokio::spawn(async move {
-            sleep(time).await;
-            if let Some(set) = set.upgrade() {
-                set.cut();
-            }
-        });
-        let earlier = self.set.fuse.lock().replace(fuse.abort_handle());
+        let mut fuse = self.set.fuse.lock();
         // The first deadline holds.
-        if let Some(earlier) = earlier.filter(|earlier| !earlier.is_finished()) {
-            fuse.abort();
-            *self.set.fuse.lock() = Some(earlier);
+        if fuse.as_ref().is_none_or(AbortHandle::is_finished) {
+            let set = Arc::downgrade(&self.set);
+            let cut = async move {
+                sleep(time).await;
+                if let Some(set) = set.upgrade() {
+                    set.cut();
+                }
+            };
+            *fuse = Some(tokio::spawn(cut).abort_handle());
         }
     }
 
