@@ -18,7 +18,16 @@
 //! | `--keep-alive-ms MS` | 15000 | the heartbeats' interval; 0 for none |
 //! | `--gap report\|snapshot\|end` | report | what becomes of a subscription after a gap; a snapshot is one event of type `snapshot` |
 //! | `--lag-budget EVENTS` | none | how far a subscription may fall behind before it is ended |
+//! | `--write-deadline-ms MS` | none | connections are served through `tidings::net`, and lose a client that takes nothing for so long |
+//! | `--dead-peer-ms MS` | 30000 | with it: how long a client may leave unanswered what it is sent |
+//! | `--max SUBSCRIPTIONS` | none | how many there may be |
+//! | `--lifetime-ms MS` | none | how long each may stay, of which 80 to 100 % are drawn |
+//! | `--grace-ms MS` | 2000 | over how long a time the streams are ended after SIGTERM |
+//! | `--deadline-ms MS` | 2000 | how long after that the last ones are waited for, and their connections cut where there is a write deadline |
+//! | `--retry-ms LEAST-MOST` | 1000-10000 | after how long the clients come back then |
 //! | `--workers THREADS` | 1 | of the runtime |
+//!
+//! After SIGTERM, streams get an event of type `goodbye`, and what became of them is printed as JSON.
 //!
 //! | request | |
 //! | --- | --- |
@@ -40,7 +49,10 @@ use hyper::{
     server::conn::{http1, http2},
     service::{Service as _, service_fn},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::graceful::{GracefulShutdown, Watcher},
+};
 use percent_encoding::percent_decode_str;
 use pin_project_lite::pin_project;
 use rustix::time::{ClockId, clock_gettime};
@@ -54,7 +66,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::{NonZeroU64, NonZeroUsize},
     ops::RangeInclusive,
-    pin::Pin,
+    pin::{Pin, pin},
     process::ExitCode,
     str::FromStr,
     sync::{
@@ -65,12 +77,15 @@ use std::{
     time::Duration,
 };
 use tidings::{
-    Event, EventType, GapPolicy, HandlerBody, Hub, KeepAlive, LagBudget, PublishError, Refusal, Snapshots, Start,
-    Subscription, Topic, Topics,
+    Drain, Event, EventType, GapPolicy, HandlerBody, Hub, KeepAlive, LagBudget, PublishError, Refusal, Snapshots,
+    Start, Stats, Subscription, Topic, Topics,
+    net::{Connections, MakeWithPeer},
     replay::{Cursor, Ring},
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket},
+    signal::unix::{SignalKind, signal},
     time::{Instant, sleep, sleep_until},
 };
 
@@ -110,10 +125,11 @@ fn run(options: &Options) -> io::Result<()> {
         let listener = options.listen()?;
         println!("listening on http://{}", listener.local_addr()?);
         let bench = Arc::new(Bench::new(options));
+        let draining = Draining::new(options, bench.hub.clone());
         // On a worker, not on this thread: what is allocated for a connection then comes from one heap.
         let served = match options.via {
-            Via::Hyper => tokio::spawn(serve_with_hyper(bench, listener)),
-            Via::Axum => tokio::spawn(serve_with_axum(bench, listener)),
+            Via::Hyper => tokio::spawn(serve_with_hyper(bench, listener, draining)),
+            Via::Axum => tokio::spawn(serve_with_axum(bench, listener, draining)),
         };
         served.await?
     })
@@ -129,6 +145,11 @@ struct Options {
     keep_alive: Duration,
     gap: OnGap,
     lag_budget: Option<u64>,
+    write_deadline: Option<Duration>,
+    dead_peer: Duration,
+    max: Option<usize>,
+    lifetime: Option<Duration>,
+    drain: Drain,
     workers: NonZeroUsize,
 }
 
@@ -162,6 +183,14 @@ impl Options {
             keep_alive: Duration::from_secs(15),
             gap: OnGap::Report,
             lag_budget: None,
+            write_deadline: None,
+            dead_peer: Duration::from_secs(30),
+            max: None,
+            lifetime: None,
+            drain: Drain::new()
+                .grace(Duration::from_secs(2))
+                .deadline(Duration::from_secs(2))
+                .goodbye(Event::new().event_type(EventType::from_static("goodbye")).data("")),
             workers: NonZeroUsize::MIN,
         };
         while let Some(name) = args.next() {
@@ -173,12 +202,24 @@ impl Options {
                 "--store" => options.store = one_of(&name, &value()?, &[("ring", Store::Ring)])?,
                 "--window" => options.window = parsed(&name, &value()?)?,
                 "--retain" => options.retain = parsed(&name, &value()?)?,
-                "--keep-alive-ms" => options.keep_alive = Duration::from_millis(parsed(&name, &value()?)?),
+                "--keep-alive-ms" => options.keep_alive = ms(&name, &value()?)?,
                 "--gap" => {
                     let choices = [("report", OnGap::Report), ("snapshot", OnGap::Snapshot), ("end", OnGap::End)];
                     options.gap = one_of(&name, &value()?, &choices)?;
                 }
                 "--lag-budget" => options.lag_budget = Some(parsed(&name, &value()?)?),
+                "--write-deadline-ms" => options.write_deadline = Some(ms(&name, &value()?)?),
+                "--dead-peer-ms" => options.dead_peer = ms(&name, &value()?)?,
+                "--max" => options.max = Some(parsed(&name, &value()?)?),
+                "--lifetime-ms" => options.lifetime = Some(ms(&name, &value()?)?),
+                "--grace-ms" => options.drain = options.drain.grace(ms(&name, &value()?)?),
+                "--deadline-ms" => options.drain = options.drain.deadline(ms(&name, &value()?)?),
+                "--retry-ms" => {
+                    let range = value()?;
+                    let (least, most) =
+                        range.split_once('-').ok_or_else(|| format!("{name} {range:?}: expected A-B"))?;
+                    options.drain = options.drain.retry(ms(&name, least)?..=ms(&name, most)?);
+                }
                 "--workers" => options.workers = parsed(&name, &value()?)?,
                 _ => return Err(format!("unknown argument {name:?}")),
             }
@@ -201,12 +242,23 @@ impl Options {
         if let Some(events) = self.lag_budget {
             hub = hub.lag_budget(LagBudget::new().events(events));
         }
+        if let Some(most) = self.max {
+            hub = hub.max_subscriptions(most);
+        }
+        if let Some(lifetime) = self.lifetime {
+            hub = hub.max_lifetime(lifetime);
+        }
         match self.store {
             Store::Ring => {
                 let ring = Ring::new().events_per_topic(self.retain);
                 hub.ring(ring.bytes_per_topic(usize::MAX).total_bytes(usize::MAX).max_age(Duration::MAX)).build()
             }
         }
+    }
+
+    fn connections(&self) -> Option<Connections> {
+        let connections = Connections::new().write_deadline(self.write_deadline?);
+        Some(connections.dead_peer_timeout(self.dead_peer))
     }
 
     fn listen(&self) -> io::Result<TcpListener> {
@@ -221,6 +273,10 @@ fn parsed<T: FromStr<Err: fmt::Display>>(name: &str, value: &str) -> Result<T, S
     value.parse().map_err(|error| format!("{name} {value:?}: {error}"))
 }
 
+fn ms(name: &str, value: &str) -> Result<Duration, String> {
+    parsed(name, value).map(Duration::from_millis)
+}
+
 fn one_of<T: Copy>(name: &str, value: &str, choices: &[(&str, T)]) -> Result<T, String> {
     let chosen = choices.iter().find(|(choice, _)| *choice == value);
     chosen.map(|(_, meaning)| *meaning).ok_or_else(|| {
@@ -229,7 +285,7 @@ fn one_of<T: Copy>(name: &str, value: &str, choices: &[(&str, T)]) -> Result<T, 
     })
 }
 
-async fn serve_with_hyper(bench: Arc<Bench>, listener: TcpListener) -> io::Result<()> {
+async fn serve_with_hyper(bench: Arc<Bench>, listener: TcpListener, draining: Draining) -> io::Result<()> {
     let events = bench.hub.handler(bench.subscriptions());
     // hyper keeps the room of the future that answers for as long as the connection lives: so it is boxed. The handler is
     // called at once, because hyper needs another buffer if the request is still there when it reads on.
@@ -253,8 +309,15 @@ async fn serve_with_hyper(bench: Arc<Bench>, listener: TcpListener) -> io::Resul
             Ok(response.map(Either::Right))
         })
     }));
+    let graceful = GracefulShutdown::new();
+    let connections = draining.connections.clone();
+    let mut drained = pin!(draining.drained());
     loop {
-        let stream = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut drained => break,
+        };
+        let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
                 eprintln!("bench_server: accept: {error}");
@@ -263,25 +326,49 @@ async fn serve_with_hyper(bench: Arc<Bench>, listener: TcpListener) -> io::Resul
             }
         };
         let _ = stream.set_nodelay(true);
-        let service = Arc::clone(&service);
+        let (service, watcher, connections) = (Arc::clone(&service), graceful.watcher(), connections.clone());
         tokio::spawn(async move {
             // hyper-util's `auto` would do, but the read with which it finds out costs each connection 8 KiB for good.
             let mut start = [0; 3];
             let http2 = matches!(stream.peek(&mut start).await, Ok(3)) && start == *b"PRI";
-            let io = TokioIo::new(stream);
-            // They fail when a client goes away.
-            let _ = if http2 {
-                Box::pin(http2::Builder::new(TokioExecutor::new()).serve_connection(io, service)).await
-            } else {
-                http1::Builder::new().serve_connection(io, service).await
-            };
+            match connections {
+                Some(connections) => {
+                    let Ok(connection) = connections.accept(stream) else { return };
+                    let service = connection.with_peer(service);
+                    serve_connection(connection, service, http2, watcher).await;
+                }
+                None => serve_connection(stream, service, http2, watcher).await,
+            }
         });
     }
+    graceful.shutdown().await;
+    Ok(())
+}
+
+/// It fails when its client goes away.
+async fn serve_connection<IO, S>(io: IO, service: S, http2: bool, watcher: Watcher)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: hyper::service::Service<
+            Request<Incoming>,
+            Response = Response<Either<Counted<HandlerBody>, String>>,
+            Error = Infallible,
+            Future: Send,
+        > + Send
+        + 'static,
+{
+    let io = TokioIo::new(io);
+    let _ = if http2 {
+        let connection = http2::Builder::new(TokioExecutor::new()).serve_connection(io, service);
+        Box::pin(watcher.watch(connection)).await
+    } else {
+        watcher.watch(http1::Builder::new().serve_connection(io, service)).await
+    };
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Either<Counted<HandlerBody>, String>>, Infallible>> + Send>>;
 
-async fn serve_with_axum(bench: Arc<Bench>, listener: TcpListener) -> io::Result<()> {
+async fn serve_with_axum(bench: Arc<Bench>, listener: TcpListener, draining: Draining) -> io::Result<()> {
     let events = bench.hub.handler(bench.subscriptions());
     let (opening, publishing, finishing) = (Arc::clone(&bench), Arc::clone(&bench), Arc::clone(&bench));
     let app = Router::new()
@@ -295,10 +382,47 @@ async fn serve_with_axum(bench: Arc<Bench>, listener: TcpListener) -> io::Result
         .route("/publish", post(async move |request: axum::extract::Request| publishing.publish(request).await))
         .route("/finish", post(async move |uri: Uri| finishing.finish(&uri).await))
         .route("/stats", get(async move || bench.stats()));
+    if let Some(connections) = draining.connections.clone() {
+        let listener = connections.listen(listener)?;
+        return axum::serve(listener, MakeWithPeer::new(app)).with_graceful_shutdown(draining.drained()).await;
+    }
     let listener = listener.tap_io(|stream| {
         let _ = stream.set_nodelay(true);
     });
-    axum::serve(listener, app).await
+    axum::serve(listener, app).with_graceful_shutdown(draining.drained()).await
+}
+
+/// What happens after SIGTERM.
+struct Draining {
+    hub: Hub,
+    drain: Drain,
+    connections: Option<Connections>,
+}
+
+impl Draining {
+    fn new(options: &Options, hub: Hub) -> Self {
+        Self { hub, drain: options.drain.clone(), connections: options.connections() }
+    }
+
+    /// Waits for SIGTERM, and until the streams are ended.
+    async fn drained(self) {
+        let Self { hub, drain, connections } = self;
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminated) => drop(terminated.recv().await),
+            // Then it ends as it would without this.
+            Err(_) => std::future::pending().await,
+        }
+        let begun = Instant::now();
+        let drained = match &connections {
+            Some(connections) => connections.drain(&hub, drain).await,
+            None => hub.drain(drain).await,
+        };
+        let (ended, remaining, seconds) = (drained.ended, drained.remaining, begun.elapsed().as_secs_f64());
+        println!(
+            r#"{{"ended":{ended},"remaining":{remaining},"seconds":{seconds:.3},"left":{{{}}}}}"#,
+            left(&hub.stats())
+        );
+    }
 }
 
 struct Bench {
@@ -373,11 +497,26 @@ impl Bench {
         let uptime = self.started.elapsed().as_secs_f64();
         let published = self.published.load(Ordering::Relaxed);
         let open = Arc::strong_count(&self.open) - 1;
-        let json = format!(r#"{{"uptime_s":{uptime:.3},"published":{published},"open":{open}}}"#);
+        let stats = self.hub.stats();
+        let json = format!(
+            r#"{{"uptime_s":{uptime:.3},"published":{published},"open":{open},"subscriptions":{},"delivered":{},"refused":{},"lag":{},"behind":{},"left":{{{}}}}}"#,
+            stats.subscriptions,
+            stats.delivered.events,
+            stats.refused.over_limit + stats.refused.draining,
+            stats.lag.max,
+            // By more than a thousand events.
+            stats.lag.subscriptions[4..].iter().sum::<usize>(),
+            left(&stats),
+        );
         let mut response = text(StatusCode::OK, json);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response
     }
+}
+
+/// How subscriptions have left, as the inside of a JSON object.
+fn left(stats: &Stats) -> String {
+    stats.left.iter().map(|(reason, count)| format!(r#""{reason}":{count}"#)).collect::<Vec<_>>().join(",")
 }
 
 /// There is no state behind these events: this stands for it.

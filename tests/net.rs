@@ -87,7 +87,7 @@ async fn the_write_deadline_cuts_a_reader_that_has_stopped() {
         let (_client, response) = Client::get(http, server.address, "/", &[]).await;
         let mut others = response.into_body();
         let others = tokio::spawn(async move { while others.frame().await.is_some() {} });
-        let stalled = Stalled::open(http, server.address, By::Tcp).await;
+        let stalled = Stalled::open(http, server.address, "/", By::Tcp).await;
         assert_eq!(server.connections.open(), 2);
         let start = Instant::now();
         let lost = publishing(&server.hub, server.lost.recv()).await;
@@ -174,8 +174,8 @@ async fn cut_ends_every_connection() {
         let (_client, response) = Client::get(http, server.address, "/", &[]).await;
         let mut reads = response.into_body();
         tasks.spawn(async move { while reads.frame().await.is_some_and(|frame| frame.is_ok()) {} });
-        let held_by_tcp = Stalled::open(http, server.address, By::Tcp).await;
-        let held_by_http = Stalled::open(http, server.address, By::Http).await;
+        let held_by_tcp = Stalled::open(http, server.address, "/", By::Tcp).await;
+        let held_by_http = Stalled::open(http, server.address, "/", By::Http).await;
         publish_much(&server.hub).await;
         let (_client, idle) = Client::get(http, server.address, "/", &[]).await;
         assert_eq!((server.connections.open(), server.subscriptions()), (5, 4));
@@ -201,7 +201,7 @@ async fn only_cut_reaches_a_stream_that_http_2_holds() {
     for via in [Via::Axum, Via::Hyper] {
         let connections = Connections::new().write_deadline(DEADLINE);
         let mut server = Watched::start(via, connections, quiet()).await;
-        let stalled = Stalled::open(Http::Two, server.address, By::Http).await;
+        let stalled = Stalled::open(Http::Two, server.address, "/", By::Http).await;
         publish_much(&server.hub).await;
         sleep(DEADLINE * 3).await;
         assert!(server.lost.try_recv().is_err(), "its client reads the connection");
@@ -225,7 +225,7 @@ async fn a_graceful_shutdown_ends_with_cut() {
         let listener = connections.listen(listener).unwrap();
         let server = axum::serve(listener, MakeWithPeer::new(app)).with_graceful_shutdown(async { drop(signal.await) });
         let mut server = tokio::spawn(server.into_future());
-        let stalled = Stalled::open(http, address, By::Tcp).await;
+        let stalled = Stalled::open(http, address, "/", By::Tcp).await;
         publish_much(&hub).await;
         hub.close();
         drop(shut_down);

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 use support::{Client, Http, Via, watched::Watched};
-use tidings::{Hub, KeepAlive, Lost, net::Connections};
+use tidings::{Hub, KeepAlive, Left, net::Connections};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -94,13 +94,14 @@ impl Stats {
         self.open == 0 && self.subscriptions == 0 && self.left + self.stalled + self.vanished + self.cut >= CLIENTS
     }
 
-    fn count(&mut self, lost: Option<Lost>) {
-        match lost {
-            None => self.left += 1,
-            Some(Lost::Stalled) => self.stalled += 1,
-            Some(Lost::Vanished) => self.vanished += 1,
-            Some(_) => self.cut += 1,
-        }
+    /// How those who have left since then did.
+    fn count(&mut self, before: Left, now: Left) {
+        let count = |of: fn(Left) -> u64| usize::try_from(of(now) - of(before)).unwrap();
+        self.left = count(|left| left.disconnected);
+        self.stalled = count(|left| left.stalled);
+        self.vanished = count(|left| left.vanished);
+        self.cut = count(|left| left.cut);
+        assert_eq!(now.total() - before.total(), (self.left + self.stalled + self.vanished + self.cut) as u64);
     }
 
     fn write(&self) -> String {
@@ -123,14 +124,14 @@ async fn server(via: Via) {
     let connections = Connections::new().dead_peer_timeout(DEAD_PEER_TIMEOUT);
     let hub = Hub::builder().keep_alive(KeepAlive::new().interval(HEARTBEAT)).build();
     let listener = TcpListener::bind((SERVER, 0)).await.unwrap();
-    let mut server = Watched::on(listener, via, connections, hub);
+    let server = Watched::on(listener, via, connections, hub);
     println!("{}", server.address);
     let mut questions = questions();
     let mut stats = Stats::default();
+    let mut before = server.hub.stats().left;
     while questions.recv().await.is_some() {
-        while let Ok(lost) = server.lost.try_recv() {
-            stats.count(lost);
-        }
+        let left = server.hub.stats().left;
+        stats.count(before, left);
         stats.open = server.connections.open();
         stats.subscriptions = server.subscriptions();
         stats.heap_kib = HEAP.current_usage() / 1024;
@@ -138,7 +139,7 @@ async fn server(via: Via) {
         println!("{}", stats.write());
         // What is counted are those of one round.
         if stats.nobody_left() {
-            stats = Stats::default();
+            (stats, before) = (Stats::default(), left);
         }
     }
 }

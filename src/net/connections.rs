@@ -18,9 +18,10 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    runtime::Handle,
     sync::Notify,
     task::AbortHandle,
-    time::{sleep, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 /// How long those who were cut may take to notice.
@@ -187,30 +188,16 @@ impl Connections {
     ///
     /// Outside of a tokio runtime with timers.
     pub async fn drain(&self, hub: &Hub, drain: Drain) -> Drained {
-        self.cut_after(drain.longest());
+        // However this ends, and not before the drain has counted who remains.
+        let fuse = Fuse { set: &self.set, deadline: Instant::now().checked_add(drain.longest()) };
         let drained = hub.drain(drain).await;
+        drop(fuse);
         if drained.remaining > 0 {
             self.cut();
             // Their tasks only have to run.
             let _ = timeout(A_MOMENT, hub.emptied()).await;
         }
         drained
-    }
-
-    /// Cuts them later, in a task that ends with the set.
-    fn cut_after(&self, time: Duration) {
-        let mut fuse = self.set.fuse.lock();
-        // The first deadline holds.
-        if fuse.as_ref().is_none_or(AbortHandle::is_finished) {
-            let set = Arc::downgrade(&self.set);
-            let cut = async move {
-                sleep(time).await;
-                if let Some(set) = set.upgrade() {
-                    set.cut();
-                }
-            };
-            *fuse = Some(tokio::spawn(cut).abort_handle());
-        }
     }
 
     #[cfg(feature = "axum-serve")]
@@ -271,6 +258,32 @@ impl Set {
         for line in lines {
             line.reader.wake();
             line.writer.wake();
+        }
+    }
+}
+
+/// Dropped, it lets a set of connections be cut at a deadline, in a task that ends with the set.
+struct Fuse<'a> {
+    set: &'a Arc<Set>,
+    /// If the clock goes so far.
+    deadline: Option<Instant>,
+}
+
+impl Drop for Fuse<'_> {
+    fn drop(&mut self) {
+        let Some(deadline) = self.deadline else { return };
+        let Ok(runtime) = Handle::try_current() else { return self.set.cut() };
+        let mut fuse = self.set.fuse.lock();
+        // The first deadline holds.
+        if fuse.as_ref().is_none_or(AbortHandle::is_finished) {
+            let set = Arc::downgrade(self.set);
+            let cut = async move {
+                sleep_until(deadline).await;
+                if let Some(set) = set.upgrade() {
+                    set.cut();
+                }
+            };
+            *fuse = Some(runtime.spawn(cut).abort_handle());
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The examples as they are run by a user.
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -10,10 +11,12 @@ use tokio::{
     process::{Child, ChildStdout},
 };
 
-/// Builds an example, and says where it is.
+/// Builds an example, as the test was built, and says where it is.
 pub(crate) fn build(name: &str) -> PathBuf {
+    let release = if cfg!(debug_assertions) { None } else { Some("--release") };
     let output = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--example", name, "--message-format", "json-render-diagnostics"])
+        .args(release)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::inherit())
         .output()
@@ -47,7 +50,8 @@ impl Example {
             .expect("it should start");
         let mut stdout = BufReader::new(process.stdout.take().unwrap()).lines();
         let url = stdout.next_line().await.unwrap().expect("it should print its address");
-        let address = url.strip_prefix("http://").expect("a URL").parse().unwrap();
+        let (_, address) = url.split_once("http://").expect("a URL");
+        let address = address.parse().unwrap();
         Self { address, process, stdout }
     }
 
@@ -62,9 +66,18 @@ impl Example {
 
     /// Ends it as ctrl-c does, and waits for that.
     pub(crate) async fn interrupt(&mut self) -> ExitStatus {
-        let id = self.process.id().expect("it should run").try_into().unwrap();
-        let id = rustix::process::Pid::from_raw(id).unwrap();
-        rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+        self.signal(Signal::INT);
         self.process.wait().await.unwrap()
+    }
+
+    /// Ends it as whoever runs services does, and waits for that.
+    pub(crate) async fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.process.wait().await.unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = self.process.id().expect("it should run").try_into().unwrap();
+        kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
     }
 }

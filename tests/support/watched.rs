@@ -67,9 +67,7 @@ impl Watched {
 
     /// How many subscriptions there are.
     pub(crate) fn subscriptions(&self) -> usize {
-        let debug = format!("{:?}", self.hub);
-        let count = debug.split("subscriptions: ").nth(1).unwrap();
-        count.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+        self.hub.stats().subscriptions
     }
 }
 
@@ -156,11 +154,11 @@ pub(crate) struct Stalled {
 }
 
 impl Stalled {
-    pub(crate) async fn open(http: Http, address: SocketAddr, by: By) -> Self {
+    pub(crate) async fn open(http: Http, address: SocketAddr, path: &str, by: By) -> Self {
         let valve = Arc::default();
         let io = TcpStream::connect(address).await.unwrap();
         let io = TokioIo::new(Valve { io, shut: Arc::clone(&valve) });
-        let request = Request::get(format!("http://{address}/")).header("host", "localhost");
+        let request = Request::get(format!("http://{address}{path}")).header("host", "localhost");
         let request = request.body(Empty::<Bytes>::new()).unwrap();
         let mut task = JoinSet::new();
         let response = match http {
