@@ -117,7 +117,8 @@ async fn follow_topics(address: SocketAddr, until: Instant, totals: Arc<Totals>)
 /// Follows one topic to its end, however often it is cut; checks that there is no hole without a report.
 async fn follow(address: SocketAddr, topic: &str, totals: &Totals) {
     let (mut last_id, mut first, mut next) = (String::new(), None, 0);
-    let (mut received, mut reported) = (0, 0);
+    // Also if it was cut right after it was told.
+    let (mut received, mut reported, mut told) = (0, 0, false);
     loop {
         let headers = [("last-event-id", last_id.as_str())];
         let headers = if last_id.is_empty() { &[][..] } else { &headers[..] };
@@ -128,7 +129,7 @@ async fn follow(address: SocketAddr, topic: &str, totals: &Totals) {
         };
         assert_eq!(response.status(), 200, "{topic} {last_id}");
         let mut reader = EventReader::new(response.into_body());
-        let (mut told, mut read, cut_after) = (false, 0, fastrand::u32(1..400));
+        let (mut read, cut_after) = (0, fastrand::u32(1..400));
         let mut began = false;
         loop {
             let next_event = timeout(LONG, reader.try_next()).await.expect("heartbeats should come");
