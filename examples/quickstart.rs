@@ -43,14 +43,19 @@ fn app() -> Router {
         .retry(Duration::from_secs(1))
         // Scripts cannot see the default, a block with nothing but an id. This page's watchdog must always know the id.
         .cursor_moves(CursorMoves::Named(EventType::from_static("cursor")))
+        // The page says that it is there, and is ended if it does not (feature `client-heartbeats`). Hidden pages run their
+        // timers once a minute, so a shorter time than this ends them again and again.
+        .client_heartbeats(Duration::from_secs(150))
         .build();
     let outage = watch::Sender::new(Instant::now());
+    let heartbeats = hub.heartbeat_handler();
 
     // Everyone may follow the news. With `hub.handler(..)`, an application looks at the request and says who may follow
     // what.
     Router::new()
         .route_service("/events", hub.handler_for(NEWS))
         .route_layer(middleware::from_fn_with_state(outage.clone(), cuttable))
+        .route_service("/heartbeat", heartbeats)
         .route("/", get(Html(include_str!("quickstart.html"))))
         .route("/publish", post(publish))
         .route("/cut", post(cut))

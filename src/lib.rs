@@ -63,6 +63,16 @@
 //! | it asks the application to stop what it reads | what the producer then says | [`Producer::stopped`] |
 //! | nobody reads a topic | nothing | [`Producer::abandoned`] |
 //! | a producer is gone without having finished its topic | its [last will](Producer::last_will) and the end; without one, heartbeats | nothing |
+//! | it lives as long as [it may](HubBuilder::max_lifetime), or [its permission](Subscription::expires_in) | the end; its id is good, and it is authorised anew | [`EndReason::Expired`] |
+//! | a newer one [takes its place](Limit::newest_wins) | the same | [`EndReason::Replaced`] |
+//! | the application [ends it](Hub::end_where), because a user logged out | the same | [`Subscriber::left`] |
+//! | there are as many [as there may be](HubBuilder::max_subscriptions) | 200, a `retry:` and the end, or 503: it comes back | [`SubscriptionError::is_over_limit`], [`Stats::refused`] |
+//! | the hub is [drained](Hub::drain) | everything up to its turn, a goodbye, a `retry:` of its own, the end | [`Drained`], [`EndReason::Drained`] |
+//! | it comes while that is so | 200, that `retry:` and the end, or 503 | [`SubscriptionError::is_draining`] |
+//! | it has stopped reading | its connection is cut, if the server is told to (`net`) | [`LeaveReason::Lost`] |
+//! | it vanished without a word | nothing | the same, after the dead-peer timeout (`net`) |
+//! | it does not say that it is there, where it is asked to | the end | [`EndReason::Silent`] |
+//! | it comes or goes | nothing | [`Presence::changes`], [`Subscriber::left`], [`Hub::stats`] |
 //! | the hub is closed | the end; its id is good | [`EndReason::Closed`], [`PublishError::is_closed`] |
 //! | the store cannot be read at connect, or does not answer in time | 200, a `retry:` and the end, or 503: it comes back | the error of [`Subscription::opened`] |
 //! | the store cannot be read later, or does not answer in time | a `retry:`, then the connection fails; its id is good | [`SubscriptionError::is_read`] |
@@ -93,6 +103,9 @@
 //! - [`Hub`], [`Topic`], [`Subscription`]: publish, fan out, resume. A subscription is a `Stream` and a response.
 //! - [`Producer`]: the side of a topic that wants to know whether anybody reads.
 //! - [`Handler`]: a hub as a service, from [`Hub::handler`], where the application's own function authorises.
+//! - [`Presence`], [`Subscriber`], [`Limit`]: who is there, how they left, and how many there may be.
+//! - [`Drain`]: how streams are ended before a server stops. [`Stats`]: what a hub has done, in numbers.
+//! - `net`: what only the connection can do, for clients that have stopped reading or vanished.
 //! - [`replay`]: the log, and the trait for stores of your own.
 //!
 //! # Features
@@ -101,6 +114,9 @@
 //! | --- | --- | --- |
 //! | `axum` | yes | `IntoResponse` for [`Sse`] and [`Subscription`], `FromRequestParts` for [`LastEventId`] |
 //! | `json` | yes | `Event::json` |
+//! | `net` | no | `net`: write deadline, dead-peer timeout and kill switch, for a server on hyper |
+//! | `axum-serve` | no | the same as a listener for `axum::serve` |
+//! | `client-heartbeats` | no | [`HubBuilder`]`::client_heartbeats` and `HeartbeatHandler`: clients say that they are there |
 //! | `conformance` | no | `replay::conformance`, the suite for stores of your own |
 //! | `test-util` | no | `test_util`, for the tests of your application |
 //!
@@ -109,6 +125,10 @@
 //! A delivery to a connection costs what hyper and the kernel take for it, and a few hundredths more; an idle connection
 //! half a kilobyte more than hyper's own. The figures, how they were taken, where we are not ahead, and how to serve with
 //! less: [`performance`].
+//!
+//! # In production
+//!
+//! What proxies and tower's layers do to event streams, CORS, and an nginx configuration that is tested: [`deploying`].
 //!
 //! # What it is not for
 //!

@@ -65,6 +65,7 @@ struct Page {
     received: usize,
     reconnects: u32,
     gaps: u32,
+    round_trip: String,
     /// Ids and data, the oldest first.
     events: Vec<(String, String)>,
 }
@@ -77,6 +78,7 @@ const PAGE: &str = "
         received: Number(text('received')),
         reconnects: Number(text('reconnects')),
         gaps: Number(text('gaps')),
+        round_trip: text('round-trip'),
         events: [...document.querySelectorAll('#events li[data-id]')].reverse()
             .map((item) => [item.dataset.id, item.querySelector('pre').textContent]),
     };";
@@ -121,6 +123,8 @@ async fn an_open_page_shows_what_is_published() {
     let expected: Vec<_> = (1..=10).map(|n| format!("one\ntwo {n}")).collect();
     assert_eq!(texts[0], "one\ntwo");
     assert_eq!(texts[1..], expected);
+    // It said that it is there, and the stream answered.
+    Page::until(&browser, |page| page.round_trip.ends_with(" ms")).await;
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 use super::*;
 use crate::{
     Event, Topic,
+    hub::member::Member,
     replay::{Read, ReadFrom, Record, Ring, Room},
 };
 use loom::{future::block_on, sync::Arc as LoomArc, thread};
@@ -117,6 +118,40 @@ fn loom_who_took_everything_as_a_frame_is_woken_for_what_comes() {
             Poll::Ready(())
         }));
         assert_eq!(seen, [1, 2]);
+        publisher.join().unwrap();
+        log.window.detach(&attached);
+    });
+}
+
+#[test]
+fn loom_who_is_told_to_go_has_what_was_published_before_and_is_woken() {
+    loom::model(|| {
+        let log = LoomArc::new(Log::new(8));
+        // So that the topic is known.
+        log.publish();
+        let (mut attached, mut cursor) = log.window.attach(&T.into());
+        let member = LoomArc::new(Member::new(attached.waiter(), log.window.number(&attached), T.into()));
+        let publisher = {
+            let (log, member) = (LoomArc::clone(&log), LoomArc::clone(&member));
+            thread::spawn(move || {
+                log.publish();
+                log.window.tell([&*member].into_iter(), Goes::WithAll);
+                log.publish();
+            })
+        };
+        let mut seen = VecDeque::new();
+        block_on(poll_fn(|cx| {
+            loop {
+                match log.window.next(&mut attached, &mut cursor, ONE, cx.waker(), &mut seen).standing {
+                    Standing::Level => return Poll::Pending,
+                    Standing::Told => return Poll::Ready(()),
+                    Standing::Behind => cursor = seen.back().unwrap().cursor(),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }));
+        let seen: Vec<_> = seen.iter().map(|entry| entry.position()).collect();
+        assert!(seen == [2] || seen == [2, 3], "{seen:?}");
         publisher.join().unwrap();
         log.window.detach(&attached);
     });
