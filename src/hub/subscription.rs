@@ -214,7 +214,7 @@ impl Subscription {
     /// shorter of this and [`max_lifetime`](Self::max_lifetime) counts. Default: never.
     ///
     /// ```
-    /// # use std::time::{Duration, SystemTime};
+    /// # use std::time::SystemTime;
     /// # use tidings::{Hub, Subscription, Topic};
     /// fn inbox(hub: &Hub, topic: Topic, token_expires: SystemTime) -> Subscription {
     ///     // What has expired already is none.

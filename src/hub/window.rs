@@ -17,6 +17,7 @@ mod take;
 
 use self::{
     life::Due,
+    members::STAYS,
     state::{State, Waiter},
 };
 pub(crate) use self::{
@@ -122,6 +123,7 @@ impl Window {
                 spare: Vec::new(),
                 pushed: Instant::now(),
                 attached: 0,
+                told: 0,
                 counts: Counts::default(),
             }),
             version: AtomicU64::new(1),
@@ -176,7 +178,9 @@ impl Window {
                 }
                 state.shelf.unpin(row);
             }
-            state.waiters.remove(attached.waiter)
+            let waiter = state.waiters.remove(attached.waiter);
+            state.told -= usize::from(waiter.goes_at != STAYS);
+            waiter
         });
         // Not under the lock: it has a waker.
         drop(waiter);

@@ -124,7 +124,9 @@ impl Ring {
 
     /// How many events had to go, or were forgotten.
     pub(crate) fn evicted(&self) -> u64 {
-        self.state.lock().shelf.evicted()
+        let state = self.state.lock();
+        // Each position was given once, and none was left out.
+        state.shelf.evicted(state.position)
     }
 
     pub(crate) fn head_now(&self) -> Cursor {

@@ -76,8 +76,8 @@ pub(crate) struct Shelf {
     with_blocks: Vec<usize>,
     /// The memory of what is joined in them.
     joined: usize,
-    /// How many entries had to go, ever.
-    evicted: u64,
+    /// How many entries made room for a newer one of their key, ever.
+    replaced: u64,
 }
 
 struct Placed {
@@ -159,7 +159,7 @@ impl Shelf {
             sparse: 0,
             with_blocks: Vec::new(),
             joined: 0,
-            evicted: 0,
+            replaced: 0,
         }
     }
 
@@ -402,8 +402,9 @@ pub(crate) struct Contents {
 }
 
 impl Shelf {
-    pub(crate) fn evicted(&self) -> u64 {
-        self.evicted
+    /// How many of those that were ever pushed had to go.
+    pub(crate) fn evicted(&self, pushed: u64) -> u64 {
+        pushed - self.entries as u64 - self.replaced
     }
 
     pub(crate) fn topics(&self) -> usize {

@@ -55,12 +55,14 @@ impl Window {
                 // The place of one that is gone may be another's.
                 let waiter = state.waiters.get_mut(member.waiter).filter(|waiter| waiter.number == member.number);
                 let Some(waiter) = waiter else { continue };
+                let stayed = waiter.goes_at == STAYS;
                 waiter.goes_at = match goes {
                     Goes::AtOnce => 0,
                     Goes::WithAll => waiter.goes_at.min(head),
                     #[cfg(feature = "client-heartbeats")]
                     Goes::Not => waiter.goes_at,
                 };
+                state.told += usize::from(stayed && waiter.goes_at != STAYS);
                 wakers.extend(waiter.waker.take());
             }
         });

@@ -31,8 +31,9 @@ pub(super) struct State {
     pub(super) spare: Vec<Waker>,
     /// When an entry was last shown.
     pub(super) pushed: Instant,
-    /// How many subscriptions there ever were.
+    /// How many subscriptions there ever were, and how many of those that are there were told to go.
     pub(super) attached: u64,
+    pub(super) told: usize,
     pub(super) counts: Counts,
 }
 

@@ -54,8 +54,8 @@ impl Window {
         out: &mut VecDeque<Arc<Entry>>,
     ) -> Taken {
         let mut state = self.state.lock();
-        let goes_at = state.waiters[attached.waiter].goes_at;
         let mut standing = state.standing(attached, *cursor);
+        let goes_at = if state.told == 0 { STAYS } else { state.waiters[attached.waiter].goes_at };
         if cursor.position() >= goes_at {
             standing = Standing::Told;
         }
@@ -67,7 +67,7 @@ impl Window {
                 let found = if batch.joined { state.stretch(attached, *cursor) } else { None };
                 if let Some((found, all)) = found {
                     *cursor = cursor.run().at(found.last);
-                    attached.handed.add(found.events, found.frame.len());
+                    state.counts.delivered.add(found.events, found.frame.len());
                     stretch = Some(found);
                     attached.newest_at = Some(state.pushed);
                     all
@@ -88,9 +88,17 @@ impl Window {
                 true
             }
         };
-        state.counts.delivered += std::mem::take(&mut attached.handed);
-        state.waiters[attached.waiter].position = cursor.position();
-        if let Some(rare) = &mut state.waiters[attached.waiter].rare {
+        if attached.handed.events > 0 {
+            state.counts.delivered += std::mem::take(&mut attached.handed);
+        }
+        if all && batch.up_to >= head.position() {
+            attached.heard = state.ephemerals.count;
+        }
+        let waits = standing == Standing::Level || batch.joined && all && goes_at == STAYS && state.goes_on(attached);
+        let version = waits.then(|| self.version());
+        let waiter = &mut state.waiters[attached.waiter];
+        waiter.position = cursor.position();
+        if let Some(rare) = &mut waiter.rare {
             match standing {
                 // One that has slept counts from now on.
                 Standing::Behind if !all => drop(rare.since.get_or_insert_with(Instant::now)),
@@ -98,16 +106,10 @@ impl Window {
                 _ => {}
             }
         }
-        if all && batch.up_to >= head.position() {
-            attached.heard = state.ephemerals.count;
-        }
-        let goes_on = |state: &State| goes_at == STAYS && state.goes_on(attached);
-        let waits = standing == Standing::Level || batch.joined && all && goes_on(&state);
-        let waits = waits.then(|| self.version());
-        if waits.is_some() {
+        if waits {
             Self::wait(state, attached, waker, false);
         }
-        Taken { standing, head, stretch, waits }
+        Taken { standing, head, stretch, waits: version }
     }
 
     /// For as long as this stays the same, there is nothing new for anyone who waits.

@@ -16,6 +16,7 @@ impl Shelf {
         };
         if let Some(index) = older.and_then(|older| self.rows[row].find(older)) {
             self.take(row, index);
+            self.replaced += 1;
         }
     }
 
@@ -81,7 +82,6 @@ impl Shelf {
     /// Removes an entry because it can no longer be kept.
     pub(super) fn evict(&mut self, row: usize, index: usize) -> Option<Arc<Entry>> {
         let entry = self.take(row, index)?;
-        self.evicted += 1;
         let it = &mut self.rows[row];
         it.floor = it.floor.max(entry.position());
         if let Some(key) = entry.record().replaces() {
