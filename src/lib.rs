@@ -149,6 +149,8 @@ mod heartbeats;
 mod hub;
 mod keep_alive;
 mod last_event_id;
+#[cfg(feature = "metrics")]
+mod metrics;
 #[cfg(feature = "net")]
 #[cfg_attr(docsrs, doc(cfg(feature = "net")))]
 pub mod net;
