@@ -257,7 +257,12 @@ impl Wire {
                 let data = format!(r#"{{"token":"{token}","timeout":{timeout},"interval":{}}}"#, timeout.div_ceil(2));
                 Event::new().event_type(self.settings.names.session_event.clone()).data(data).encode(None)
             }
-            Err(error) => self.failing(SubscriptionError::session(error)),
+            Err(error) => {
+                let error = SubscriptionError::session(error);
+                #[cfg(feature = "tracing")]
+                self.follower.trace_failure(&error);
+                self.failing(error)
+            }
         }
     }
 

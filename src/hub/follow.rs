@@ -117,6 +117,9 @@ pub(crate) struct Follower {
     /// What is said of it before others see it. Most have nothing to say.
     intro: Option<Box<Intro>>,
     seen: Seen,
+    /// For as long as others see it, if anybody collects that.
+    #[cfg(feature = "tracing")]
+    span: Option<Box<tracing::Span>>,
     /// Whether it was ended while its client had no place to come back to.
     placeless: bool,
 }
@@ -259,6 +262,8 @@ impl Follower {
                 }
                 match self.poll_held(cx) {
                     Poll::Ready(held) => {
+                        #[cfg(feature = "tracing")]
+                        let held = held.inspect_err(|error| self.trace_failure(error));
                         if let Some(step) = held.transpose() {
                             return Poll::Ready(Some(step));
                         }

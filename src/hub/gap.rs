@@ -87,3 +87,15 @@ pub enum Resume {
     /// The client is told of a gap.
     Gap(GapReason),
 }
+
+impl Resume {
+    /// The outcome as a word: `fresh`, `resumed`, or that of the [`GapReason`].
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Resumed => "resumed",
+            Self::Gap(reason) => reason.as_str(),
+        }
+    }
+}

@@ -25,6 +25,8 @@ mod snapshot;
 mod stats;
 mod subscription;
 mod terms;
+#[cfg(feature = "tracing")]
+mod trace;
 mod window;
 
 pub use self::{

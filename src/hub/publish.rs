@@ -6,6 +6,8 @@
 //! Invariants: no code of a store runs under a lock; a record that a store took is shown even if its publisher is gone;
 //! while it is not known what a store took, nothing more is appended.
 
+#[cfg(feature = "tracing")]
+use super::trace;
 use super::{
     Shared, Store,
     error::{PublishError, PublishErrorKind as Kind},
@@ -27,6 +29,16 @@ type Outcome = Result<Cursor, PublishError>;
 /// How long to wait before a store that could not be read is asked again what it took; doubled each time, up to the
 /// second.
 const RECOVERY_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+impl Shared {
+    /// Takes in that the store did not take a batch, or does not say whether it did.
+    #[cfg_attr(not(feature = "tracing"), expect(unused_variables, reason = "it is only counted"))]
+    fn append_failed(&self, error: &AppendError) {
+        self.counters.append_error();
+        #[cfg(feature = "tracing")]
+        trace::store_failed("append", error);
+    }
+}
 
 /// Who has the turn to append, and who waits for it.
 #[derive(Debug, Default)]
@@ -219,11 +231,11 @@ impl Turn {
 
     /// Shows what the store took, and makes the answers.
     fn settle(&self, batch: &[Record], outcomes: Outcomes) -> Vec<Outcome> {
-        let outcomes = match outcomes.inspect_err(|_| self.shared.counters.append_error()) {
+        let outcomes = match outcomes.inspect_err(|error| self.shared.append_failed(error)) {
             Ok(outcomes) if outcomes.len() == batch.len() => outcomes,
             Ok(_) => {
-                self.shared.counters.append_error();
                 let error = AppendError::unknown("the store's outcomes are not as many as the records");
+                self.shared.append_failed(&error);
                 return failed(batch.len(), &Kind::Unknown(Arc::new(error)));
             }
             Err(error) if error.is_unknown() => return failed(batch.len(), &Kind::Unknown(Arc::new(error))),
@@ -263,6 +275,8 @@ impl Turn {
                     // The hub is gone: nobody is left to show anything to.
                     Err(_) if self.shared.window.is_closed() => return,
                     Err(error) => {
+                        #[cfg(feature = "tracing")]
+                        trace::store_failed("recover", &error);
                         jobs.append(&mut self.waiting());
                         let why: Arc<dyn Error + Send + Sync> = Arc::new(error);
                         refuse(jobs, &why);
@@ -292,6 +306,8 @@ impl Turn {
                         let asked = Instant::now();
                         let forgotten = self.shared.in_time(Arc::clone(store).forget(topic.clone())).await;
                         // After a failure, whether the topic is still there is for the store to say.
+                        #[cfg(feature = "tracing")]
+                        let forgotten = forgotten.inspect_err(|error| trace::store_failed("forget", error));
                         self.shared.window.forget(&topic, forgotten.is_ok(), || ());
                         let late = forgotten.is_err() && asked.elapsed() >= self.shared.read_timeout;
                         let _ = reply.send(forgotten);
@@ -323,8 +339,9 @@ impl Turn {
         } else {
             // The append goes on, because what it stores must be shown. Nobody waits for it any more, nor longer than
             // this behind it.
-            self.shared.counters.append_error();
-            let unknown = Kind::Unknown(Arc::new(AppendError::unknown("the store did not answer in time")));
+            let error = AppendError::unknown("the store did not answer in time");
+            self.shared.append_failed(&error);
+            let unknown = Kind::Unknown(Arc::new(error));
             asked.drain(..).for_each(|one| one.fail(&unknown));
             loop {
                 if let Ok(outcomes) = timeout(limit, append.as_mut()).await {

@@ -71,6 +71,24 @@ pub enum Message {
 /// [`Hub`](crate::Hub) is dropped. It fails if the store cannot be read or a snapshot cannot be made; the client's last id
 /// is then still good.
 ///
+/// # Tracing
+///
+/// With feature `tracing`, it has a span `subscription` from when it is served, or first read as a stream, until it leaves,
+/// within the span of its request. All is of target `tidings`:
+///
+/// | level | what | fields |
+/// | --- | --- | --- |
+/// | DEBUG | the span | `id`: [its number](Subscriber::id); `topics`: how many; `outcome`: a [`Resume`] as a word; and once it has left, `reason`: a [`LeaveReason`] as a word, and `last_event_id` |
+/// | DEBUG | it begins; it has left | those of the span |
+/// | DEBUG | it was turned away | `id`; `reason`: `over_limit`, `draining` or `unknown_topic` |
+/// | WARN | it failed | `id`; `error`, with what is behind it |
+/// | WARN | a store other than the [`Ring`](crate::replay::Ring) did not do what the hub asked | `operation`: `append`, `forget`, or `recover` for finding out what it took; `error` |
+///
+/// Deliveries are not traced. No event's data, no label and no topic is told, because topics, too, are often named after
+/// users; the errors are in the words of the application's own store and snapshots.
+///
+/// [`LeaveReason`]: crate::LeaveReason
+///
 /// # Cancel safety
 ///
 /// Nothing is lost when a pending `next()` is dropped. Dropping the subscription frees all it held.

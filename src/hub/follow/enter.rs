@@ -3,6 +3,8 @@
 use super::{Follower, Phase};
 #[cfg(feature = "client-heartbeats")]
 use crate::hub::session::Session;
+#[cfg(feature = "tracing")]
+use crate::hub::trace;
 use crate::{
     Peer,
     hub::{
@@ -91,7 +93,13 @@ impl Follower {
         let (labels, peer, since) = (intro.labels, intro.peer, SystemTime::now());
         let details = Details { labels, keys, peer, since, outcome };
         let (shared, subscriber) = (&self.shared, self.subscriber());
-        let replaced = shared.registry.enter(&shared.window, &self.attached, &subscriber, &intro.limits, details)?;
+        let entered = shared.registry.enter(&shared.window, &self.attached, &subscriber, &intro.limits, details);
+        #[cfg(feature = "tracing")]
+        match &entered {
+            Ok(_) => self.span = trace::entered(&self.member, outcome),
+            Err(denied) => trace::denied(&self.member, *denied),
+        }
+        let replaced = entered?;
         shared.tell(&replaced, End { reason: EndReason::Replaced, at_once: true });
         self.seen = Seen::Inside;
         let lifetime = intro.lifetime.or(self.shared.settings.max_lifetime);
@@ -130,7 +138,15 @@ impl Follower {
             self.shared.sessions.end(session);
         }
         let (shared, subscriber) = (&self.shared, self.subscriber());
-        shared.registry.leave(&shared.window, &self.attached, &subscriber, reason, self.resume_from());
+        let last = self.resume_from();
+        shared.registry.leave(&shared.window, &self.attached, &subscriber, reason, last);
+        #[cfg(feature = "tracing")]
+        trace::left(self.span.take(), reason, last);
+    }
+
+    #[cfg(feature = "tracing")]
+    pub(crate) fn trace_failure(&self, error: &SubscriptionError) {
+        trace::failed(&self.member, self.span.as_deref(), error);
     }
 
     /// Nothing follows a failure.

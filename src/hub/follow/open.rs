@@ -50,6 +50,8 @@ impl Follower {
             terms: None,
             intro: None,
             seen: Seen::NotYet,
+            #[cfg(feature = "tracing")]
+            span: None,
             placeless: false,
         };
         follower.follow_from(head);
@@ -143,14 +145,17 @@ impl Follower {
     /// Goes on until it is known how the subscription begins: one read of the store, or two if the client's id is foreign
     /// or all topics turn out to be finished.
     pub(crate) fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SubscriptionError>> {
-        self.poll_read(cx)
+        let read = ready!(self.poll_read(cx));
+        #[cfg(feature = "tracing")]
+        let read = read.inspect_err(|error| self.trace_failure(error));
+        Poll::Ready(read)
     }
 
     /// The same where no waiting is needed.
     pub(crate) fn open_now(&mut self) -> Result<(), SubscriptionError> {
         if matches!(self.shared.store, Store::Ring(_)) {
             // Over the ring a read does not wait.
-            if let Poll::Ready(opened) = self.poll_read(&mut Context::from_waker(Waker::noop())) {
+            if let Poll::Ready(opened) = self.poll_outcome(&mut Context::from_waker(Waker::noop())) {
                 return opened;
             }
         }
