@@ -107,6 +107,7 @@ async fn whoever_comes_meanwhile_is_told_when_to_come_back() {
     let after: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((40..=50).contains(&after));
 
+    assert!(hub.is_draining());
     let mut late = reader(&hub);
     assert!(late.next().await.is_none() && (40_000..=50_000).contains(&late.retry_ms().unwrap()));
     let mut stream = hub.subscribe(T);
@@ -136,7 +137,10 @@ async fn whoever_has_stopped_reading_remains_at_the_deadline() {
 #[tokio::test(start_paused = true)]
 async fn nothing_to_end_takes_no_time_and_no_grace_ends_all_at_once() {
     let start = Instant::now();
-    assert_eq!(Hub::new().drain(drain()).await.ended, 0);
+    let empty = Hub::new();
+    assert!(!empty.is_draining());
+    assert_eq!(empty.drain(drain()).await.ended, 0);
+    assert!(empty.is_draining());
     assert_eq!(start.elapsed(), Duration::ZERO);
     let hub = Hub::new();
     let readers: Vec<_> = (0..100).map(|_| tokio::spawn(rest(reader(&hub)))).collect();

@@ -344,4 +344,13 @@ async fn what_a_store_does_not_do_is_a_warning() {
     let span = collector.span();
     assert_eq!((span.fields.get("reason"), span.fields.get("id")), ("failed", warning.get("id")));
     assert_eq!(span.fields.get("outcome"), "fresh");
+
+    faults.next_append(Fault::Unknown);
+    faults.next_read(Fault::Refused);
+    assert!(hub.publish_record(secret(3)).await.unwrap_err().is_unknown());
+    // Nobody can tell from outside when that is done.
+    while hub.publish_record(secret(4)).await.is_err() {}
+    let operations: Vec<_> = collector.events().iter().map(|(_, fields)| fields.get("operation").to_owned()).collect();
+    assert_eq!(operations, ["append", "recover"]);
+    assert_eq!((hub.stats().store_errors.append, hub.stats().store_errors.read), (2, 3));
 }

@@ -179,6 +179,14 @@ impl Hub {
         Drained { ended: there.saturating_sub(remaining), remaining }
     }
 
+    /// Whether nobody is let in any more, because the hub is being [drained](Self::drain), or everybody has to go, because
+    /// it was [closed](Self::close): for a health check that sends clients to another server.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        let shared = &self.handle.shared;
+        shared.registry.goodbye().is_some() || shared.window.is_closed()
+    }
+
     /// Waits until no subscription is there.
     #[cfg(feature = "net")]
     pub(crate) async fn emptied(&self) {

@@ -275,6 +275,7 @@ impl Turn {
                     // The hub is gone: nobody is left to show anything to.
                     Err(_) if self.shared.window.is_closed() => return,
                     Err(error) => {
+                        self.shared.counters.read_error();
                         #[cfg(feature = "tracing")]
                         trace::store_failed("recover", &error);
                         jobs.append(&mut self.waiting());
