@@ -44,6 +44,8 @@ impl Example {
             .args(arguments)
             // Where one is to panic, a line says so.
             .env("RUST_BACKTRACE", "0")
+            // Where one logs, it is to be read here if something is wrong.
+            .env("RUST_LOG", "warn")
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -66,18 +68,22 @@ impl Example {
 
     /// Ends it as ctrl-c does, and waits for that.
     pub(crate) async fn interrupt(&mut self) -> ExitStatus {
-        self.signal(Signal::INT);
-        self.process.wait().await.unwrap()
+        self.tell(Signal::INT);
+        self.exited().await
     }
 
     /// Ends it as whoever runs services does, and waits for that.
     pub(crate) async fn terminate(&mut self) -> ExitStatus {
-        self.signal(Signal::TERM);
-        self.process.wait().await.unwrap()
+        self.tell(Signal::TERM);
+        self.exited().await
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn tell(&self, signal: Signal) {
         let id = self.process.id().expect("it should run").try_into().unwrap();
         kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
+    }
+
+    pub(crate) async fn exited(&mut self) -> ExitStatus {
+        self.process.wait().await.unwrap()
     }
 }
