@@ -75,14 +75,14 @@ impl Stats {
 
         let Volume { events, bytes } = *published;
         series.total("tidings_events_published_total", "Events that were published and are in the log.", events);
-        series.bytes("tidings_published_bytes_total", "Their bytes on the wire.", bytes);
+        series.bytes("tidings_published_bytes_total", "Bytes on the wire of what was published.", bytes);
         let Volume { events, bytes } = *delivered;
         let what = "Events that were handed over to subscriptions, once for each of them.";
         series.total("tidings_events_delivered_total", what, events);
-        series.bytes("tidings_delivered_bytes_total", "Their bytes on the wire.", bytes);
+        series.bytes("tidings_delivered_bytes_total", "Bytes on the wire of what was handed over.", bytes);
         series.total("tidings_events_ephemeral_total", "Ephemeral events that were published.", *ephemeral);
         series.total("tidings_events_filtered_total", "Events that filters have left out.", *filtered);
-        series.total("tidings_events_evicted_total", "Events that the ring had to let go.", *evicted);
+        series.total("tidings_events_evicted_total", "Events that the ring had to let go or forgot.", *evicted);
 
         let Opened { fresh, resumed, evicted, foreign, malformed } = *opened;
         let outcomes = [
@@ -100,14 +100,15 @@ impl Stats {
 
         let Gaps { reports, positions } = *gaps;
         series.total("tidings_gaps_total", "Gaps that were reported to subscriptions.", reports);
-        series.total("tidings_gap_positions_total", "Positions of the log that they span.", positions);
+        series.total("tidings_gap_positions_total", "Positions of the log that reported gaps span.", positions);
         let Lag { max, subscriptions } = lag;
         series.now("tidings_lag_max", "How many positions the furthest subscription is behind.", *max);
         series.lag("tidings_lag_subscriptions", "Subscriptions that are at most so far behind.", subscriptions);
 
         let StoreErrors { append, read } = *store_errors;
         let operations = [("append", append), ("read", read)];
-        series.totals("tidings_store_errors_total", "What the store did not do.", "operation", operations);
+        let what = "Calls to the store that failed, or were not answered in time.";
+        series.totals("tidings_store_errors_total", what, "operation", operations);
         series.total("tidings_heartbeats_total", "Heartbeats that were sent.", *heartbeats);
     }
 }

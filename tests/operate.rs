@@ -60,7 +60,7 @@ impl Stream {
         events
     }
 
-    async fn is_turned_away(mut self) -> bool {
+    async fn is_turned_away(&mut self) -> bool {
         // It would wait for ever if it were let in.
         let end = tokio::time::timeout(Duration::from_secs(2), self.reader.next()).await;
         end.is_ok_and(|event| event.is_none()) && self.reader.retry_ms().is_some_and(|retry| retry >= 500)

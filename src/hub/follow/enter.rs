@@ -138,10 +138,10 @@ impl Follower {
             self.shared.sessions.end(session);
         }
         let (shared, subscriber) = (&self.shared, self.subscriber());
-        let last = self.resume_from();
-        shared.registry.leave(&shared.window, &self.attached, &subscriber, reason, last);
+        let place = self.resume_from();
+        shared.registry.leave(&shared.window, &self.attached, &subscriber, reason, place);
         #[cfg(feature = "tracing")]
-        trace::left(self.span.take(), reason, last);
+        trace::left(self.span.take(), reason, place);
     }
 
     #[cfg(feature = "tracing")]
