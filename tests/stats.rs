@@ -46,12 +46,18 @@ impl Reader {
     }
 }
 
+fn read_all(readers: &mut [Reader]) {
+    for reader in readers {
+        reader.read(true);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_was_published_is_delivered_left_out_or_reported_to_each() {
     for seed in 0..200 {
-        let mut rng = fastrand::Rng::with_seed(seed);
-        let ring = Ring::new().events_per_topic(rng.usize(20..200));
-        let hub = Hub::builder().ring(ring).window_events(rng.usize(5..20)).page(10, 4096).build();
+        let mut random = fastrand::Rng::with_seed(seed);
+        let ring = Ring::new().events_per_topic(random.usize(20..200));
+        let hub = Hub::builder().ring(ring).window_events(random.usize(5..20)).page(10, 4096).build();
         let mut readers: Vec<_> = (0..20)
             .map(|n| {
                 let subscription = hub.subscribe(T).keep_alive(KeepAlive::off());
@@ -65,21 +71,21 @@ async fn what_was_published_is_delivered_left_out_or_reported_to_each() {
                 }
             })
             .collect();
-        readers.iter_mut().for_each(|reader| drop(reader.read(true)));
-        let published: u64 = rng.u64(100..1000);
+        read_all(&mut readers);
+        let published: u64 = random.u64(100..1000);
         for n in 0..published {
             let key = if n % 2 == 0 { "even" } else { "odd" };
-            let record = tidings::replay::Record::new(T, Event::new().data("x".repeat(rng.usize(0..500))));
+            let record = tidings::replay::Record::new(T, Event::new().data("x".repeat(random.usize(0..500))));
             hub.publish_record(record.with_key(key)).await.unwrap();
             for reader in &mut readers {
-                match rng.u32(0..400) {
+                match random.u32(0..400) {
                     0 => drop(reader.read(true)),
                     1..40 => drop(reader.read(false)),
                     _ => {}
                 }
             }
         }
-        readers.iter_mut().for_each(|reader| drop(reader.read(true)));
+        read_all(&mut readers);
         let stats = hub.stats();
         assert_eq!((stats.published.events, stats.subscriptions), (published, 20));
         let sum = stats.delivered.events + stats.filtered + stats.gaps.positions;

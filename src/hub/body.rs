@@ -250,7 +250,7 @@ impl Wire {
     /// What the client needs in order to say that it is there.
     #[cfg(feature = "client-heartbeats")]
     fn session(&mut self, timeout: Duration) -> Bytes {
-        let timeout = timeout.clamp(Duration::from_millis(1), super::terms::LONGEST);
+        let timeout = timeout.clamp(Duration::from_millis(1), super::LONGEST);
         match self.follower.begin_session(timeout) {
             Ok(session) => {
                 let (token, timeout) = (session.token(), timeout.as_millis());

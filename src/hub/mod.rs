@@ -58,6 +58,9 @@ use http::request::Parts;
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::{runtime::Handle as Runtime, time::timeout};
 
+/// A longer time than this counts as this, because clocks end somewhere.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// Publishes events to topics, and lets any number of subscriptions follow them without a gap or a repeat.
 ///
 /// A hub has one ordered log, and a subscription is a position in it. Resuming after a reconnect, catching up after

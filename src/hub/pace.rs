@@ -1,5 +1,6 @@
 //! [`Pace`]: a subscription that does not look for what is new as often as it could.
 
+use super::LONGEST;
 use crate::replay::Cursor;
 use std::{
     pin::Pin,
@@ -20,9 +21,7 @@ pub(crate) struct Pace {
 
 impl Pace {
     pub(crate) fn new(interval: Duration) -> Self {
-        // Clocks end somewhere.
-        let interval = interval.min(Duration::from_secs(100 * 365 * 24 * 3600));
-        Self { interval, up_to: None, next: None, rest: None }
+        Self { interval: interval.min(LONGEST), up_to: None, next: None, rest: None }
     }
 
     /// Up to where the round goes that is under way at a cursor.

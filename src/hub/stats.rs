@@ -181,7 +181,7 @@ impl Left {
 pub struct Refusals {
     /// There were as many as there may be, in all or under a [`Limit`](crate::Limit).
     pub over_limit: u64,
-    /// The hub was being drained, or was closed.
+    /// The hub was being drained.
     pub draining: u64,
 }
 

@@ -3,17 +3,13 @@
 use super::end::EndReason;
 #[cfg(feature = "client-heartbeats")]
 use super::session::Session;
+#[cfg(feature = "client-heartbeats")]
+use std::sync::Arc;
 use std::{
     pin::Pin,
     task::{Context, Poll, Waker},
 };
-#[cfg(feature = "client-heartbeats")]
-use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, Sleep, sleep_until};
-
-/// A longer time than this is none, because clocks end somewhere.
-#[cfg(feature = "client-heartbeats")]
-pub(super) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Of a subscription that may not stay for as long as it likes.
 #[derive(Default)]

@@ -8,6 +8,7 @@ use crate::hub::trace;
 use crate::{
     Peer,
     hub::{
+        LONGEST,
         drain::Goodbye,
         end::{End, EndReason},
         error::SubscriptionError,
@@ -79,7 +80,10 @@ impl Follower {
             return Poll::Ready(Ok(()));
         }
         let entered = ready!(self.poll_outcome(cx)).and_then(|()| self.enter());
-        Poll::Ready(entered.inspect_err(|_| self.fail()))
+        Poll::Ready(entered.inspect_err(|_| {
+            self.fail();
+            self.seen = Seen::Away;
+        }))
     }
 
     /// The same where that is known.
@@ -103,9 +107,8 @@ impl Follower {
         shared.tell(&replaced, End { reason: EndReason::Replaced, at_once: true });
         self.seen = Seen::Inside;
         let lifetime = intro.lifetime.or(self.shared.settings.max_lifetime);
-        // Clocks end somewhere: who may stay for longer than that may stay.
-        let drawn = |most: Duration| Instant::now().checked_add(most.mul_f64(0.8 + 0.2 * fastrand::f64()));
-        let expires = lifetime.and_then(drawn).into_iter().chain(intro.expires).min();
+        let drawn = |most: Duration| Instant::now() + most.min(LONGEST).mul_f64(0.8 + 0.2 * fastrand::f64());
+        let expires = lifetime.map(drawn).into_iter().chain(intro.expires).min();
         if expires.is_some() {
             self.terms.get_or_insert_default().expires = expires;
         }
@@ -150,9 +153,8 @@ impl Follower {
     }
 
     /// Nothing follows a failure.
-    fn fail(&mut self) {
+    pub(crate) fn fail(&mut self) {
         self.clear();
         self.phase = Phase::Ended(None);
-        self.seen = Seen::Away;
     }
 }

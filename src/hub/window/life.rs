@@ -4,7 +4,7 @@
 //! could be unused for too long.
 
 use super::{State, Window};
-use crate::{Topic, Topics};
+use crate::{Topic, Topics, hub::LONGEST};
 use slab::Slab;
 use std::{
     cmp::Reverse,
@@ -14,10 +14,8 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// A longer idle time than this is none, because clocks end somewhere; with a shorter one, one that is in use would be looked
-/// at without end.
+/// With a shorter idle time, a topic that is in use would be looked at without end.
 const SHORTEST: Duration = Duration::from_millis(1);
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// How topics come and go.
 #[derive(Clone, Copy, Debug)]
