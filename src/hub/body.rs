@@ -34,35 +34,30 @@ use tokio::time::Instant;
 pin_project! {
     /// The body of a [`Subscription`](crate::Subscription)'s response.
     pub struct SubscriptionBody {
-        what: What,
+        // Nothing after the end.
+        wire: Option<Wire>,
         #[pin]
         beats: Beats,
     }
 }
 
-#[expect(clippy::large_enum_variant, reason = "nearly all are streams")]
-enum What {
-    Stream(Wire),
-    /// One frame, and the end.
-    Once(Bytes),
-    /// Nothing after the end.
-    Ended,
-}
-
 impl SubscriptionBody {
     pub(crate) fn new(follower: Follower, settings: Arc<Settings>) -> Self {
-        let wire = Wire { follower, settings, state: State::Opening, sent: None };
-        Self { what: What::Stream(wire), beats: Beats::new() }
+        Self::with_state(follower, settings, State::Opening)
+    }
+
+    /// "Not now": when to come back, and the end.
+    pub(crate) fn come_back(follower: Follower, settings: Arc<Settings>) -> Self {
+        Self::with_state(follower, settings, State::Denied)
     }
 
     /// A body without a byte.
     pub(crate) fn empty() -> Self {
-        Self { what: What::Ended, beats: Beats::new() }
+        Self { wire: None, beats: Beats::new() }
     }
 
-    /// "Not now", for an `EventSource`: when to come back, and the end.
-    pub(crate) fn come_back(after: Duration) -> Self {
-        Self { what: What::Once(Event::new().retry(after).encode(None)), beats: Beats::new() }
+    fn with_state(follower: Follower, settings: Arc<Settings>, state: State) -> Self {
+        Self { wire: Some(Wire { follower, settings, state, sent: None }), beats: Beats::new() }
     }
 }
 
@@ -72,22 +67,14 @@ impl Body for SubscriptionBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SubscriptionError>>> {
         let mut this = self.project();
-        let wire = match this.what {
-            What::Stream(wire) => wire,
-            What::Once(frame) => {
-                let frame = std::mem::take(frame);
-                *this.what = What::Ended;
-                return Poll::Ready(Some(Ok(Frame::data(frame))));
-            }
-            What::Ended => return Poll::Ready(None),
-        };
+        let Some(wire) = this.wire else { return Poll::Ready(None) };
         let frame = match wire.poll_sent(cx, this.beats.as_mut().silent()) {
             Poll::Ready(Some(frame)) => {
                 this.beats.not_now();
                 frame
             }
             Poll::Ready(None) => {
-                *this.what = What::Ended;
+                *this.wire = None;
                 return Poll::Ready(None);
             }
             Poll::Pending => {
@@ -100,7 +87,7 @@ impl Body for SubscriptionBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.what, What::Ended)
+        self.wire.is_none()
     }
 }
 
@@ -121,6 +108,8 @@ struct Wire {
 
 enum State {
     Opening,
+    /// It was turned away.
+    Denied,
     Following,
     /// The error waits for one more poll, because hyper throws away the frames that it has not flushed when a body
     /// fails.
@@ -193,6 +182,7 @@ impl Wire {
             })));
         }
         match std::mem::replace(&mut self.state, State::Ended) {
+            State::Denied => Poll::Ready(Some(Ok(self.come_back()))),
             State::Failed(error) => {
                 self.state = State::Flushed(error);
                 cx.waker().wake_by_ref();

@@ -276,8 +276,8 @@ impl Follower {
                 }
             }
             // Whoever rests does not lag.
-            let limit = ready!(self.poll_rest(cx));
-            if self.lags() {
+            let limit = if self.pace.is_some() { ready!(self.poll_rest(cx)) } else { None };
+            if self.meter.is_some() && self.lags() {
                 self.phase = Phase::Ended(Some(EndReason::Lagged));
                 return Poll::Ready(None);
             }

@@ -355,8 +355,9 @@ impl Subscription {
                 return response;
             }
             if error.is_denied() {
-                let mut response = Response::new(SubscriptionBody::come_back(self.draw_retry()));
-                response::set_headers(response.headers_mut(), self.settings.accel_buffering);
+                let accel_buffering = self.accel_buffering();
+                let mut response = Response::new(SubscriptionBody::come_back(self.follower, self.settings));
+                response::set_headers(response.headers_mut(), accel_buffering);
                 return response;
             }
         }

@@ -55,8 +55,9 @@ impl Window {
     ) -> Taken {
         let mut state = self.state.lock();
         let mut standing = state.standing(attached, *cursor);
-        let goes_at = if state.told == 0 { STAYS } else { state.waiters[attached.waiter].goes_at };
-        if cursor.position() >= goes_at {
+        // Whether it is to go, which nobody is to most of the time.
+        let goes = state.told > 0 && state.waiters[attached.waiter].goes_at != STAYS;
+        if goes && cursor.position() >= state.waiters[attached.waiter].goes_at {
             standing = Standing::Told;
         }
         let head = state.head;
@@ -82,7 +83,7 @@ impl Window {
             Standing::Level | Standing::Finished | Standing::Closed => {
                 state.settle(cursor);
                 // Nothing of its topics is left before where it was to stay.
-                if goes_at != STAYS {
+                if goes {
                     standing = Standing::Told;
                 }
                 true
@@ -94,7 +95,7 @@ impl Window {
         if all && batch.up_to >= head.position() {
             attached.heard = state.ephemerals.count;
         }
-        let waits = standing == Standing::Level || batch.joined && all && goes_at == STAYS && state.goes_on(attached);
+        let waits = standing == Standing::Level || batch.joined && all && !goes && state.goes_on(attached);
         let version = waits.then(|| self.version());
         let waiter = &mut state.waiters[attached.waiter];
         waiter.position = cursor.position();
