@@ -117,6 +117,8 @@
 //! | `net` | no | `net`: write deadline, dead-peer timeout and kill switch, for a server on hyper |
 //! | `axum-serve` | no | the same as a listener for `axum::serve` |
 //! | `client-heartbeats` | no | [`HubBuilder`]`::client_heartbeats` and `HeartbeatHandler`: clients say that they are there |
+//! | `metrics` | no | [`Stats`]`::record`: a hub's numbers by the `metrics` facade, for Prometheus and others |
+//! | `tracing` | no | a span for each subscription, and what goes wrong with a store: see [`Subscription`] |
 //! | `conformance` | no | `replay::conformance`, the suite for stores of your own |
 //! | `test-util` | no | `test_util`, for the tests of your application |
 //!
