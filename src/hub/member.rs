@@ -5,7 +5,6 @@
 use super::{
     Shared,
     end::{End, EndReason},
-    gap::Resume,
 };
 use crate::{Lost, Peer, Topic, Topics, replay::Cursor, sync::Mutex};
 use std::{
@@ -13,10 +12,10 @@ use std::{
     future::poll_fn,
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::SystemTime,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 /// Shared by the subscription, the window, and whoever has a [`Subscriber`] of it.
@@ -25,8 +24,10 @@ pub(crate) struct Member {
     pub(crate) waiter: usize,
     pub(crate) number: u64,
     pub(crate) topics: Topics,
-    /// Once it is there for others to see.
+    /// Most have none.
     details: OnceLock<Box<Details>>,
+    /// Since when others see it, in milliseconds since 1970; 0 before that.
+    since: AtomicU64,
     state: Mutex<State>,
     /// Whether it is to go without handing over anything more: looked at between two entries.
     at_once: AtomicBool,
@@ -38,27 +39,46 @@ pub(crate) struct Details {
     pub(crate) labels: Vec<(Box<str>, Box<str>)>,
     pub(crate) keys: Vec<Box<str>>,
     pub(crate) peer: Option<Peer>,
-    pub(crate) since: SystemTime,
-    pub(crate) outcome: Resume,
+}
+
+impl Details {
+    fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.keys.is_empty() && self.peer.is_none()
+    }
 }
 
 #[derive(Default)]
 struct State {
     end: Option<End>,
-    left: Option<Box<(LeaveReason, Option<Cursor>)>>,
-    /// Those who wait for it to leave.
+    /// Once it has left, or somebody waits for that.
+    leaving: Option<Box<Leaving>>,
+}
+
+#[derive(Default)]
+struct Leaving {
+    left: Option<(LeaveReason, Option<Cursor>)>,
     waiting: Vec<Waker>,
+}
+
+impl State {
+    fn left(&self) -> Option<(LeaveReason, Option<Cursor>)> {
+        self.leaving.as_ref()?.left
+    }
 }
 
 impl Member {
     pub(crate) fn new(waiter: usize, number: u64, topics: Topics) -> Self {
-        let (details, state, at_once) = (OnceLock::new(), Mutex::default(), AtomicBool::new(false));
-        Self { waiter, number, topics, details, state, at_once }
+        let (details, since) = (OnceLock::new(), AtomicU64::new(0));
+        Self { waiter, number, topics, details, since, state: Mutex::default(), at_once: AtomicBool::new(false) }
     }
 
-    /// Gives it the details; only the first ones count.
+    /// Others see it from now on. Only once.
     pub(crate) fn introduce(&self, details: Details) {
-        let _ = self.details.set(Box::new(details));
+        if !details.is_empty() {
+            let _ = self.details.set(Box::new(details));
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.since.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(1), Ordering::Release);
     }
 
     pub(crate) fn details(&self) -> Option<&Details> {
@@ -68,7 +88,7 @@ impl Member {
     /// Takes in that it is to go. What was said first holds, unless this is more urgent. Says whether it is news.
     pub(crate) fn tell(&self, end: End) -> bool {
         let mut state = self.state.lock();
-        let news = state.left.is_none() && state.end.is_none_or(|earlier| end.at_once && !earlier.at_once);
+        let news = state.left().is_none() && state.end.is_none_or(|earlier| end.at_once && !earlier.at_once);
         if news {
             state.end = Some(end);
             self.at_once.store(end.at_once, Ordering::Release);
@@ -89,28 +109,24 @@ impl Member {
     /// Takes in how it left.
     pub(crate) fn leave(&self, reason: LeaveReason, last: Option<Cursor>) {
         let mut state = self.state.lock();
-        if state.left.is_none() {
-            state.left = Some(Box::new((reason, last)));
-        }
-        let waiting = std::mem::take(&mut state.waiting);
+        let leaving = state.leaving.get_or_insert_default();
+        leaving.left.get_or_insert((reason, last));
+        let waiting = std::mem::take(&mut leaving.waiting);
         drop(state);
         waiting.into_iter().for_each(Waker::wake);
     }
 
     fn poll_left(&self, cx: &mut Context<'_>) -> Poll<(LeaveReason, Option<Cursor>)> {
+        // Of a waker that is the application's, neither the clone nor the drop is under the lock.
+        let waker = cx.waker().clone();
         let mut state = self.state.lock();
-        if let Some(left) = &state.left {
-            return Poll::Ready(**left);
-        }
-        if !state.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            // Of one that is the application's, neither the clone nor the drop is under the lock.
+        let leaving = state.leaving.get_or_insert_default();
+        if let Some(left) = leaving.left {
             drop(state);
-            let waker = cx.waker().clone();
-            state = self.state.lock();
-            if let Some(left) = &state.left {
-                return Poll::Ready(**left);
-            }
-            state.waiting.push(waker);
+            return Poll::Ready(left);
+        }
+        if !leaving.waiting.iter().any(|kept| kept.will_wake(&waker)) {
+            leaving.waiting.push(waker);
         }
         Poll::Pending
     }
@@ -199,7 +215,8 @@ impl Subscriber {
     /// Since when it is there; `None` before it is served, or read for the first time.
     #[must_use]
     pub fn since(&self) -> Option<SystemTime> {
-        self.member.details().map(|details| details.since)
+        let since = self.member.since.load(Ordering::Acquire);
+        (since > 0).then(|| UNIX_EPOCH + Duration::from_millis(since))
     }
 
     /// Ends it at once: nothing more is sent but the end, which says the reason where [ends are

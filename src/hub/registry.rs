@@ -8,6 +8,7 @@
 
 use super::{
     drain::Goodbye,
+    gap::Resume,
     member::{Details, LeaveReason, Member, Subscriber},
     presence::{PresenceChange, Watching},
     stats::{Left, Opened, Refusals},
@@ -109,6 +110,7 @@ impl Registry {
         subscriber: &Subscriber,
         limits: &[Limit],
         details: Details,
+        outcome: Resume,
     ) -> Result<Vec<Arc<Member>>, Denied> {
         let member = &subscriber.member;
         let mut state = self.state.lock();
@@ -131,7 +133,7 @@ impl Registry {
             state.forget_keys(one);
         }
         state.counts.present += 1;
-        state.counts.opened.count(details.outcome);
+        state.counts.opened.count(outcome);
         member.introduce(details);
         window.enter(attached, member);
         let wakers = state.tell_watching(subscriber, || PresenceChange::Joined(subscriber.clone()));

@@ -21,7 +21,7 @@ use crate::{
 use std::{
     sync::Arc,
     task::{Context, Poll, ready},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use tokio::time::Instant;
 
@@ -94,10 +94,10 @@ impl Follower {
         }
         let intro = self.intro.take().map(|intro| *intro).unwrap_or_default();
         let keys = intro.limits.iter().map(|limit| limit.key.clone()).collect();
-        let (labels, peer, since) = (intro.labels, intro.peer, SystemTime::now());
-        let details = Details { labels, keys, peer, since, outcome };
+        let details = Details { labels: intro.labels, keys, peer: intro.peer };
         let (shared, subscriber) = (&self.shared, self.subscriber());
-        let entered = shared.registry.enter(&shared.window, &self.attached, &subscriber, &intro.limits, details);
+        let (registry, window) = (&shared.registry, &shared.window);
+        let entered = registry.enter(window, &self.attached, &subscriber, &intro.limits, details, outcome);
         #[cfg(feature = "tracing")]
         match &entered {
             Ok(_) => self.span = trace::entered(&self.member, outcome),
