@@ -42,6 +42,7 @@ use axum::{
     routing::{any, get, post},
     serve::ListenerExt as _,
 };
+use futures_util::future::{BoxFuture, FutureExt as _};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
 use http_body_util::{BodyExt as _, Either, Limited};
 use hyper::{
@@ -345,8 +346,8 @@ async fn serve_with_hyper(bench: Arc<Bench>, listener: TcpListener, draining: Dr
     Ok(())
 }
 
-/// It fails when its client goes away.
-async fn serve_connection<IO, S>(io: IO, service: S, http2: bool, watcher: Watcher)
+/// It fails when its client goes away. Boxed as it is made: the future of an `async fn` would have room for it twice.
+fn serve_connection<IO, S>(io: IO, service: S, http2: bool, watcher: Watcher) -> BoxFuture<'static, ()>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: hyper::service::Service<
@@ -358,12 +359,12 @@ where
         + 'static,
 {
     let io = TokioIo::new(io);
-    let _ = if http2 {
+    if http2 {
         let connection = http2::Builder::new(TokioExecutor::new()).serve_connection(io, service);
-        Box::pin(watcher.watch(connection)).await
+        watcher.watch(connection).map(drop).boxed()
     } else {
-        watcher.watch(http1::Builder::new().serve_connection(io, service)).await
-    };
+        watcher.watch(http1::Builder::new().serve_connection(io, service)).map(drop).boxed()
+    }
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Either<Counted<HandlerBody>, String>>, Infallible>> + Send>>;

@@ -125,7 +125,7 @@
 //! # What it costs
 //!
 //! A delivery to a connection costs what hyper and the kernel take for it, and a few hundredths more; an idle connection
-//! half a kilobyte more than hyper's own. The figures, how they were taken, where we are not ahead, and how to serve with
+//! a good kilobyte more than hyper's own. The figures, how they were taken, where we are not ahead, and how to serve with
 //! less: [`performance`].
 //!
 //! # In production
