@@ -69,8 +69,8 @@ impl Connections {
     /// Sets how long the client's kernel may leave unanswered what it is sent, or `None` for as long as the system does,
     /// about a quarter of an hour. Default: 30 seconds.
     ///
-    /// It is the `TCP_USER_TIMEOUT` of [`accept`](Self::accept)ed sockets, on Linux and Android; elsewhere this part is
-    /// left out. So that a client is also missed where there is nothing to send, such as an HTTP/2 connection of which
+    /// It is the `TCP_USER_TIMEOUT` of [`accept`](Self::accept)ed sockets, on Linux and Android, set up to 0.75 seconds
+    /// shorter because the system begins to count later; elsewhere this part is left out. So that a client is also missed where there is nothing to send, such as an HTTP/2 connection of which
     /// every stream is stalled, keep-alive probes are sent after two thirds of the time without a sign of it. The system
     /// counts them in whole seconds: below 3 seconds, such a client is missed up to 2 seconds late.
     ///
