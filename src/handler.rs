@@ -48,6 +48,10 @@ pub struct Handler<F> {
 type IsEventSource = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
 
 impl<F> Handler<F> {
+    fn new(hub: &Hub, topics: F) -> Self {
+        Self { hub: hub.clone(), topics: Arc::new(topics), is_event_source: Arc::new(|_| true) }
+    }
+
     /// Says which clients are an `EventSource`. Default: all.
     ///
     /// An `EventSource` gives up for good on any status other than 200, so "not now" is a stream that sets its
@@ -88,7 +92,7 @@ impl Hub {
         F: Fn(Parts) -> R,
         R: Future<Output: IntoSubscription>,
     {
-        Handler { hub: self.clone(), topics: Arc::new(topics), is_event_source: Arc::new(|_| true) }
+        Handler::new(self, topics)
     }
 
     /// A service that serves the same topics to everyone who asks.
@@ -103,14 +107,42 @@ impl Hub {
     /// # }
     /// ```
     pub fn handler_for(&self, topics: impl Into<Topics>) -> Handler<SameTopics> {
-        let topics = topics.into();
-        let same: SameTopics = Box::new(move |_| ready(topics.clone()));
-        self.handler(same)
+        Handler::new(self, SameTopics(topics.into()))
     }
 }
 
-/// The function of a handler that serves the same topics to everyone: see [`Hub::handler_for`].
-pub type SameTopics = Box<dyn Fn(Parts) -> Ready<Topics> + Send + Sync>;
+/// What a [`Handler`] asks of each request: a function, or the same topics for everyone.
+pub trait ChooseTopics {
+    /// What comes of it.
+    type Answer: Future<Output: IntoSubscription>;
+
+    /// What a request is to follow. It is called when the service is, and its answer waited for.
+    fn choose(&self, request: Parts) -> Self::Answer;
+}
+
+impl<F, R> ChooseTopics for F
+where
+    F: Fn(Parts) -> R,
+    R: Future<Output: IntoSubscription>,
+{
+    type Answer = R;
+
+    fn choose(&self, request: Parts) -> R {
+        self(request)
+    }
+}
+
+/// The same topics for everyone: see [`Hub::handler_for`].
+#[derive(Clone, Debug)]
+pub struct SameTopics(Topics);
+
+impl ChooseTopics for SameTopics {
+    type Answer = Ready<Topics>;
+
+    fn choose(&self, _: Parts) -> Ready<Topics> {
+        ready(self.0.clone())
+    }
+}
 
 /// What the function passed to [`Hub::handler`] may answer.
 pub trait IntoSubscription {
@@ -192,10 +224,9 @@ impl fmt::Debug for Refusal {
     }
 }
 
-impl<F, R> Handler<F>
+impl<F> Handler<F>
 where
-    F: Fn(Parts) -> R + Send + Sync + 'static,
-    R: Future<Output: IntoSubscription> + Send + 'static,
+    F: ChooseTopics<Answer: Send + 'static> + Send + Sync + 'static,
 {
     /// What of the request lives until the response is what is named here: the rest, and with it the server's buffer, is
     /// the application's to keep or to drop.
@@ -208,7 +239,7 @@ where
         let last = self.hub.last_event_id(&parts);
         let peer = parts.extensions.get::<Peer>().cloned();
         let hub = self.hub.clone();
-        let answer = (self.topics)(parts);
+        let answer = self.topics.choose(parts);
         Box::pin(async move {
             let mut subscription = match answer.await.into_subscription(&hub) {
                 Ok(subscription) => subscription.resume(last),
@@ -298,10 +329,9 @@ fn split_unquoted(text: &str, separator: char) -> impl Iterator<Item = &str> {
 
 type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<HandlerBody>, Infallible>> + Send>>;
 
-impl<F, R, B> tower_service::Service<Request<B>> for Handler<F>
+impl<F, B> tower_service::Service<Request<B>> for Handler<F>
 where
-    F: Fn(Parts) -> R + Send + Sync + 'static,
-    R: Future<Output: IntoSubscription> + Send + 'static,
+    F: ChooseTopics<Answer: Send + 'static> + Send + Sync + 'static,
 {
     type Response = Response<HandlerBody>;
     type Error = Infallible;
@@ -316,10 +346,9 @@ where
     }
 }
 
-impl<F, R, B> hyper::service::Service<Request<B>> for Handler<F>
+impl<F, B> hyper::service::Service<Request<B>> for Handler<F>
 where
-    F: Fn(Parts) -> R + Send + Sync + 'static,
-    R: Future<Output: IntoSubscription> + Send + 'static,
+    F: ChooseTopics<Answer: Send + 'static> + Send + Sync + 'static,
 {
     type Response = Response<HandlerBody>;
     type Error = Infallible;

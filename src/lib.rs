@@ -180,7 +180,7 @@ pub use crate::heartbeats::HeartbeatHandler;
 pub use crate::{
     event::Event,
     field::{EventId, EventType, FieldError},
-    handler::{Handler, HandlerBody, IntoSubscription, Refusal, SameTopics},
+    handler::{ChooseTopics, Handler, HandlerBody, IntoSubscription, Refusal, SameTopics},
     hub::{
         CursorMoves, Drain, Drained, EndReason, EndWord, Gap, GapPolicy, GapReason, Gaps, Hub, HubBuilder, Lag,
         LagBudget, LeaveReason, Left, Limit, Message, Names, Opened, Presence, PresenceChange, PresenceChanges,

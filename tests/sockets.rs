@@ -3,7 +3,12 @@
 mod support;
 
 use futures_util::stream;
-use http::{StatusCode, request::Parts};
+use http::{Request, StatusCode, request::Parts};
+use http_body_util::Empty;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
 use std::time::Duration;
 use support::{ALL, Client, Http, Server};
 use tidings::{Event, Hub, Sse, Topic, Topics, test_util::EventReader};
@@ -139,4 +144,23 @@ async fn a_large_event_arrives_whole() {
         hub.publish(topic(), text(&large)).await.unwrap();
         assert_eq!(reader.next().await.unwrap().data, large);
     }
+}
+
+/// That it compiles is half of the test: what is spawned has to be `Send`, whatever the handler is made of.
+#[tokio::test]
+async fn a_handler_is_a_service_of_hyper_as_it_is() {
+    let (client, server) = tokio::io::duplex(64 * 1024);
+    let handler = Hub::new().handler_for(Topic::from_static("news"));
+    let serving = tokio::spawn(async move {
+        let http = auto::Builder::new(TokioExecutor::new());
+        let _ = http.serve_connection(TokioIo::new(server), handler).await;
+    });
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(client)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = Request::get("/").header("host", "localhost").body(Empty::<bytes::Bytes>::new()).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    connection.abort();
+    serving.await.unwrap();
 }
