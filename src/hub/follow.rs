@@ -6,6 +6,7 @@
 //! Invariants: everything up to the cursor was handed over or reported as a gap; a gap is reported before the first
 //! entry after it.
 
+mod bounds;
 mod enter;
 mod open;
 mod read;
@@ -19,7 +20,7 @@ use super::{
     end::EndReason,
     error::SubscriptionError,
     gap::{Gap, GapPolicy, GapReason, Resume},
-    lag::{LagBudget, Meter},
+    lag::Meter,
     member::Member,
     pace::Pace,
     snapshot::{Snapshot, Snapshots, Taking},
@@ -36,7 +37,6 @@ use std::{
     fmt,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
-    time::Duration,
 };
 use tokio::time::Instant;
 
@@ -171,10 +171,6 @@ impl Follower {
         self.filter = Some(filter);
     }
 
-    pub(crate) fn set_min_interval(&mut self, interval: Duration) {
-        self.pace = Some(Box::new(Pace::new(interval)));
-    }
-
     /// Gives frames in place of entries from now on, if it need not look at each.
     pub(crate) fn join(&mut self) {
         self.joined = self.filter.is_none() && self.pace.is_none();
@@ -183,16 +179,6 @@ impl Follower {
     /// When the newest frame that it gave was published; not known if that is from the store.
     pub(crate) fn newest_at(&self) -> Option<Instant> {
         self.attached.newest_at
-    }
-
-    /// Sets how far it may fall behind, from now on.
-    pub(crate) fn set_lag_budget(&mut self, budget: LagBudget) {
-        self.meter = None;
-        if budget != LagBudget::new() {
-            let window = &self.shared.window;
-            let meter = Meter::new(budget, window.head(), window.published(&self.attached));
-            self.meter = Some(Box::new(meter));
-        }
     }
 
     /// Why it ended, if it has.
@@ -381,28 +367,6 @@ impl Follower {
         self.waker.as_ref().is_some_and(|kept| kept.will_wake(waker))
     }
 
-    /// Waits while it is not to look for what is new. Then says up to where it may, if not as far as the log goes.
-    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<u64>> {
-        let Some(pace) = &mut self.pace else { return Poll::Ready(None) };
-        match pace.poll_limit(self.cursor, cx) {
-            Poll::Pending if !self.shared.window.sleep(&self.attached, self.cursor, cx.waker()) => Poll::Ready(None),
-            limit => limit,
-        }
-    }
-
-    /// Whether it is further behind than it may be.
-    fn lags(&mut self) -> bool {
-        let (window, Some(meter)) = (&self.shared.window, &mut self.meter) else { return false };
-        if !meter.is_over(&window.published(&self.attached)) {
-            return false;
-        }
-        // Some of what was published may have been replaced, and is not to be read any more.
-        let after = meter.counts_after(self.cursor);
-        let Some((now, behind)) = window.behind(&self.attached, self.cursor, after) else { return true };
-        meter.is_behind_by(now, behind);
-        meter.is_over(&now)
-    }
-
     /// What becomes of the subscription once a gap was reported.
     fn apply_policy(&mut self, gap: Gap, resumes_after: Cursor) {
         self.phase = match self.on_gap.as_deref() {
@@ -429,19 +393,6 @@ impl Follower {
         self.held = None;
         self.gap = None;
         self.told = 0;
-    }
-
-    fn count(&mut self, stretch: &Stretch) {
-        if let Some(meter) = &mut self.meter {
-            meter.handed_stretch(self.cursor.run(), stretch);
-        }
-    }
-
-    /// What it can no longer read does not count against it.
-    fn restart_meter(&mut self) {
-        if let Some(meter) = self.meter.take() {
-            self.set_lag_budget(meter.budget);
-        }
     }
 
     /// The next entry that passes the filter, if it was read already and its frame has at most `bytes`. The cursor moves
