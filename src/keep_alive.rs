@@ -15,7 +15,10 @@ use std::{
     task::{Context, Poll, Waker},
     time::Duration,
 };
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::coop,
+    time::{Instant, Sleep, sleep_until},
+};
 
 /// 15 s: nginx and most load balancers close a silent connection after 60 s, Cloudflare after about 100 s, and a client
 /// that gives up after two silent intervals still notices within half a minute.
@@ -192,8 +195,10 @@ impl Beats {
             match this.timer.as_mut().as_pin_mut() {
                 None => this.timer.set(Some(sleep_until(many.map_or(due, |many| many.first(due, interval))))),
                 Some(mut timer) => {
+                    // A task that has used up its budget is polled again, and its timer is not set before that.
+                    let set = coop::has_budget_remaining();
                     if timer.as_mut().poll(cx).is_pending() {
-                        *this.waker = Some(cx.waker().clone());
+                        *this.waker = set.then(|| cx.waker().clone());
                         return Poll::Pending;
                     }
                     // The timer has let go of it.

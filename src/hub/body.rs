@@ -168,7 +168,7 @@ impl Wire {
                     self.state = State::Following;
                     let opening = self.opening();
                     #[cfg(feature = "client-heartbeats")]
-                    let opening = match self.settings.client_timeout {
+                    let opening = match self.settings.client_timeout.filter(|_| self.follower.is_inside()) {
                         Some(timeout) => [opening, self.session(timeout)].concat().into(),
                         None => opening,
                     };

@@ -135,10 +135,13 @@ impl Hub {
 impl Shared {
     /// Tells subscriptions to go. Says to how many that is news.
     pub(super) fn tell<'a>(&self, members: impl IntoIterator<Item = &'a Arc<Member>>, end: End) -> usize {
-        let told: Vec<_> = members.into_iter().filter(|member| member.tell(end)).map(|member| &**member).collect();
+        let told: Vec<_> = members.into_iter().filter(|member| member.tell(end)).collect();
         if !told.is_empty() {
             let goes = if end.at_once { Goes::AtOnce } else { Goes::WithAll };
-            self.window.tell(told.iter().copied(), goes);
+            if end.at_once {
+                self.registry.forget(told.iter().copied());
+            }
+            self.window.tell(told.iter().map(|member| &***member), goes);
         }
         told.len()
     }

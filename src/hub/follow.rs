@@ -226,12 +226,14 @@ impl Follower {
     #[inline]
     pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step, SubscriptionError>>> {
         if let Some(terms) = &mut self.terms {
-            #[cfg(feature = "client-heartbeats")]
-            if let Some(number) = terms.session.as_ref().and_then(|session| session.take_pong()) {
-                return Poll::Ready(Some(Ok(Step::Pong(number))));
-            }
             if let Poll::Ready(reason) = terms.poll(cx) {
                 self.end_now(reason);
+            }
+        }
+        #[cfg(feature = "client-heartbeats")]
+        if self.terms.is_some() {
+            if let Some(pong) = self.pong() {
+                return Poll::Ready(Some(Ok(pong)));
             }
         }
         // Whatever could be news changes the version, and then wakes who waits: so there is none, and it will be woken.
@@ -254,7 +256,7 @@ impl Follower {
                             return Poll::Ready(Some(step));
                         }
                     }
-                    Poll::Pending if self.shared.window.doze(&self.attached, cx.waker()) => return Poll::Pending,
+                    Poll::Pending if self.shared.window.doze(&self.attached, cx.waker()) => return self.pending(),
                     Poll::Pending => continue,
                 }
                 if matches!(self.phase, Phase::Ended(_)) {
@@ -262,7 +264,8 @@ impl Follower {
                 }
             }
             // Whoever rests does not lag.
-            let limit = if self.pace.is_some() { ready!(self.poll_rest(cx)) } else { None };
+            let rested = if self.pace.is_some() { self.poll_rest(cx) } else { Poll::Ready(None) };
+            let Poll::Ready(limit) = rested else { return self.pending() };
             if self.meter.is_some() && self.lags() {
                 self.phase = Phase::Ended(Some(EndReason::Lagged));
                 return Poll::Ready(None);
@@ -283,7 +286,7 @@ impl Follower {
             }
             match taken.standing {
                 Standing::Behind => {}
-                Standing::Level => return Poll::Pending,
+                Standing::Level => return self.pending(),
                 Standing::Off => self.phase = Phase::Off(Box::new(ReadFrom::After(self.cursor))),
                 Standing::Finished => self.phase = Phase::Ended(Some(EndReason::Finished)),
                 Standing::Closed => self.phase = Phase::Ended(Some(EndReason::Closed)),
@@ -292,6 +295,28 @@ impl Follower {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Its waker is kept: what comes from now on wakes it. What came just before is not to wait.
+    #[cfg_attr(
+        not(feature = "client-heartbeats"),
+        expect(clippy::unused_self, reason = "of a client that says something")
+    )]
+    fn pending(&self) -> Poll<Option<Result<Step, SubscriptionError>>> {
+        #[cfg(feature = "client-heartbeats")]
+        if let Some(pong) = self.pong() {
+            return Poll::Ready(Some(Ok(pong)));
+        }
+        Poll::Pending
+    }
+
+    /// What its client's heartbeat is to be answered.
+    #[cfg(feature = "client-heartbeats")]
+    fn pong(&self) -> Option<Step> {
+        if self.member.is_to_go_at_once() {
+            return None;
+        }
+        self.terms.as_ref()?.session.as_ref()?.take_pong().map(Step::Pong)
     }
 
     /// Ends it as it was told to.

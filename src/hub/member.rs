@@ -9,14 +9,13 @@ use super::{
 use crate::{Lost, Peer, Topic, Topics, replay::Cursor, sync::Mutex};
 use std::{
     fmt,
-    future::poll_fn,
     sync::{
         Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll, Waker},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use tokio::sync::Notify;
 
 /// Shared by the subscription, the window, and whoever has a [`Subscriber`] of it.
 pub(crate) struct Member {
@@ -57,7 +56,7 @@ struct State {
 #[derive(Default)]
 struct Leaving {
     left: Option<(LeaveReason, Option<Cursor>)>,
-    waiting: Vec<Waker>,
+    waiting: Arc<Notify>,
 }
 
 impl State {
@@ -111,24 +110,21 @@ impl Member {
         let mut state = self.state.lock();
         let leaving = state.leaving.get_or_insert_default();
         leaving.left.get_or_insert((reason, last));
-        let waiting = std::mem::take(&mut leaving.waiting);
+        let waiting = Arc::clone(&leaving.waiting);
         drop(state);
-        waiting.into_iter().for_each(Waker::wake);
+        waiting.notify_waiters();
     }
 
-    fn poll_left(&self, cx: &mut Context<'_>) -> Poll<(LeaveReason, Option<Cursor>)> {
-        // Of a waker that is the application's, neither the clone nor the drop is under the lock.
-        let waker = cx.waker().clone();
-        let mut state = self.state.lock();
-        let leaving = state.leaving.get_or_insert_default();
-        if let Some(left) = leaving.left {
-            drop(state);
-            return Poll::Ready(left);
+    async fn left(&self) -> (LeaveReason, Option<Cursor>) {
+        loop {
+            let waiting = Arc::clone(&self.state.lock().leaving.get_or_insert_default().waiting);
+            // It hears what happens from here on, also before it is first polled.
+            let waiting = waiting.notified();
+            if let Some(left) = self.state.lock().left() {
+                return left;
+            }
+            waiting.await;
         }
-        if !leaving.waiting.iter().any(|kept| kept.will_wake(&waker)) {
-            leaving.waiting.push(waker);
-        }
-        Poll::Pending
     }
 }
 
@@ -142,7 +138,7 @@ pub enum LeaveReason {
     Lost(Lost),
     /// The server ended it.
     Ended(EndReason),
-    /// It failed: the store could not be read, or there was no snapshot.
+    /// It failed: the store could not be read, there was no snapshot, or it was turned away and never there.
     Failed,
 }
 
@@ -237,7 +233,7 @@ impl Subscriber {
     ///
     /// Nothing is lost when the future is dropped.
     pub async fn left(&self) -> (LeaveReason, Option<Cursor>) {
-        poll_fn(|cx| self.member.poll_left(cx)).await
+        self.member.left().await
     }
 }
 

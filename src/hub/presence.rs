@@ -23,7 +23,7 @@ const MOST_WAITING: usize = 65_536;
 /// however that happens. One whose client vanished is there until the server notices.
 #[derive(Clone)]
 pub struct Presence {
-    shared: Arc<Shared>,
+    shared: Weak<Shared>,
     topic: Topic,
 }
 
@@ -48,9 +48,16 @@ pub enum PresenceChange {
 }
 
 impl Hub {
+    /// Everyone who is there, whatever they follow. For one topic: [`presence`](Self::presence).
+    #[must_use]
+    pub fn subscribers(&self) -> Vec<Subscriber> {
+        let shared = &self.handle.shared;
+        shared.window.members().into_iter().map(|member| Subscriber::new(member, shared)).collect()
+    }
+
     /// Who follows a topic.
     pub fn presence(&self, topic: impl Into<Topic>) -> Presence {
-        Presence { shared: Arc::clone(&self.handle.shared), topic: topic.into() }
+        Presence { shared: Arc::downgrade(&self.handle.shared), topic: topic.into() }
     }
 }
 
@@ -58,26 +65,28 @@ impl Presence {
     /// How many subscriptions follow it.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.shared.window.count_of(&self.topic)
+        self.shared.upgrade().map_or(0, |shared| shared.window.count_of(&self.topic))
     }
 
     /// Those who do.
     #[must_use]
     pub fn subscribers(&self) -> Vec<Subscriber> {
-        let subscriber = |member| Subscriber::new(member, &self.shared);
-        self.shared.window.members_of(&self.topic).into_iter().map(subscriber).collect()
+        let Some(shared) = self.shared.upgrade() else { return Vec::new() };
+        shared.window.members_of(&self.topic).into_iter().map(|member| Subscriber::new(member, &shared)).collect()
     }
 
     /// Who comes and who goes, beginning with those who are there: one [`Left`](PresenceChange::Left) for every
     /// [`Joined`](PresenceChange::Joined), in their order. It does not keep the hub alive, and ends with it.
     pub fn changes(&self) -> PresenceChanges {
-        let joined = |member: Arc<Member>| PresenceChange::Joined(Subscriber::new(member, &self.shared));
-        let begin = |members: Vec<_>| {
-            let changes = members.into_iter().map(joined).collect();
-            Arc::new(Watching { queue: Mutex::new(Queue { changes, missed: 0, waker: None, over: false }) })
-        };
-        let watching = self.shared.registry.watch(&self.shared.window, &self.topic, begin);
-        PresenceChanges { watching: Some(watching), shared: Arc::downgrade(&self.shared), topic: self.topic.clone() }
+        let watching = self.shared.upgrade().map(|shared| {
+            let joined = |member: Arc<Member>| PresenceChange::Joined(Subscriber::new(member, &shared));
+            let begin = |members: Vec<_>| {
+                let changes = members.into_iter().map(joined).collect();
+                Arc::new(Watching { queue: Mutex::new(Queue { changes, missed: 0, waker: None, over: false }) })
+            };
+            shared.registry.watch(&shared.window, &self.topic, begin)
+        });
+        PresenceChanges { watching, shared: Weak::clone(&self.shared), topic: self.topic.clone() }
     }
 }
 
@@ -126,7 +135,7 @@ impl Watching {
 /// Nothing is lost when a pending `next()` is dropped.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct PresenceChanges {
-    /// Until it is dropped.
+    /// Until it is dropped; none if the hub was gone.
     watching: Option<Arc<Watching>>,
     shared: Weak<Shared>,
     topic: Topic,

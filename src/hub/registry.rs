@@ -14,9 +14,13 @@ use super::{
     stats::{Left, Opened, Refusals},
     window::{Attached, Window},
 };
-use crate::{Topic, replay::Cursor, sync::Mutex};
+use crate::{
+    Topic,
+    replay::Cursor,
+    sync::{Mutex, wake_all},
+};
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Weak},
     task::Waker,
 };
@@ -75,8 +79,8 @@ pub(crate) struct Registry {
 struct State {
     /// How many there may be.
     most: usize,
-    /// How many of each key there are that were not told to go, the oldest first.
-    keys: HashMap<Box<str>, VecDeque<Arc<Member>>>,
+    /// Those of each key that were not told to go at once, by their numbers: the oldest first.
+    keys: HashMap<Box<str>, BTreeMap<u64, Arc<Member>>>,
     watching: HashMap<Topic, Vec<Weak<Watching>>>,
     draining: Option<Arc<Goodbye>>,
     counts: Counts,
@@ -102,7 +106,7 @@ impl Registry {
         Self { state: Mutex::new(State { most, ..State::default() }), left: Notify::new() }
     }
 
-    /// Lets a subscription in, and gives those whose place it takes.
+    /// Lets a subscription in, under limits of different keys.
     pub(crate) fn enter(
         &self,
         window: &Window,
@@ -111,7 +115,7 @@ impl Registry {
         limits: &[Limit],
         details: Details,
         outcome: Resume,
-    ) -> Result<Vec<Arc<Member>>, Denied> {
+    ) -> Result<Entered, Denied> {
         let member = &subscriber.member;
         let mut state = self.state.lock();
         if let Err(denied) = state.may_enter(limits) {
@@ -123,23 +127,22 @@ impl Registry {
         }
         let mut replaced = Vec::new();
         for limit in limits {
-            let those = state.keys.entry(limit.key.clone()).or_default();
-            while those.len() >= limit.most {
-                replaced.extend(those.pop_front());
+            while let Some(oldest) = state.in_the_way(limit) {
+                // It is in nobody's way any more, under none of its keys.
+                state.forget_keys(&oldest);
+                replaced.push(oldest);
             }
-            those.push_back(Arc::clone(member));
         }
-        for one in &replaced {
-            state.forget_keys(one);
+        for limit in limits {
+            state.keys.entry(limit.key.clone()).or_default().insert(member.number, Arc::clone(member));
         }
         state.counts.present += 1;
         state.counts.opened.count(outcome);
         member.introduce(details);
         window.enter(attached, member);
-        let wakers = state.tell_watching(subscriber, || PresenceChange::Joined(subscriber.clone()));
+        let told = state.tell_watching(subscriber, || PresenceChange::Joined(subscriber.clone()));
         drop(state);
-        wakers.into_iter().for_each(Waker::wake);
-        Ok(replaced)
+        Ok(Entered { replaced, told })
     }
 
     /// Takes in that one has left, if it was ever there.
@@ -159,11 +162,19 @@ impl Registry {
         state.counts.left.count(reason);
         state.forget_keys(&subscriber.member);
         let left = || PresenceChange::Left { subscriber: subscriber.clone(), reason, last };
-        let wakers = state.tell_watching(subscriber, left);
+        let told = state.tell_watching(subscriber, left);
         drop(state);
-        wakers.into_iter().for_each(Waker::wake);
-        subscriber.member.leave(reason, last);
         self.left.notify_waiters();
+        subscriber.member.leave(reason, last);
+        told.wake();
+    }
+
+    /// Those who were told to go at once are in nobody's way.
+    pub(crate) fn forget<'a>(&self, members: impl IntoIterator<Item = &'a Arc<Member>>) {
+        let mut state = self.state.lock();
+        for member in members {
+            state.forget_keys(member);
+        }
     }
 
     /// Begins to watch a topic, with those who are there.
@@ -222,9 +233,8 @@ impl Registry {
 impl Drop for Registry {
     fn drop(&mut self) {
         let state = std::mem::take(&mut *self.state.lock());
-        for watching in state.watching.values().flatten().filter_map(Weak::upgrade) {
-            watching.end().into_iter().for_each(Waker::wake);
-        }
+        let watching: Vec<_> = state.watching.values().flatten().filter_map(Weak::upgrade).collect();
+        wake_all(&mut watching.iter().filter_map(|watching| watching.end()).collect());
     }
 }
 
@@ -234,7 +244,7 @@ impl State {
             return Err(Denied::Draining);
         }
         let full = |limit: &Limit| {
-            let there = self.keys.get(&limit.key).map_or(0, VecDeque::len);
+            let there = self.keys.get(&limit.key).map_or(0, BTreeMap::len);
             there >= limit.most && (!limit.newest_wins || limit.most == 0)
         };
         if self.counts.present >= self.most || limits.iter().any(full) {
@@ -243,27 +253,73 @@ impl State {
         Ok(())
     }
 
+    /// Who has to go so that there is room for one more of a key, if somebody has to.
+    fn in_the_way(&self, limit: &Limit) -> Option<Arc<Member>> {
+        let those = self.keys.get(&limit.key).filter(|those| limit.newest_wins && those.len() >= limit.most)?;
+        those.first_key_value().map(|(_, oldest)| Arc::clone(oldest))
+    }
+
     /// Whoever was told to go, or has left, is in nobody's way.
     fn forget_keys(&mut self, member: &Arc<Member>) {
         for key in member.details().into_iter().flat_map(|details| &details.keys) {
             let Some(those) = self.keys.get_mut(key) else { continue };
-            those.retain(|one| !Arc::ptr_eq(one, member));
+            those.remove(&member.number);
             if those.is_empty() {
                 self.keys.remove(key);
             }
         }
     }
 
-    fn tell_watching(&mut self, subscriber: &Subscriber, change: impl Fn() -> PresenceChange) -> Vec<Waker> {
-        let mut wakers = Vec::new();
+    fn tell_watching(&mut self, subscriber: &Subscriber, change: impl Fn() -> PresenceChange) -> Told {
+        let mut told = Told::default();
         if self.watching.is_empty() {
-            return wakers;
+            return told;
         }
         for topic in subscriber.topics() {
             for watching in self.watching.get(topic).into_iter().flatten().filter_map(Weak::upgrade) {
-                wakers.extend(watching.push(change()));
+                told.wakers.extend(watching.push(change()));
+                told.watching.push(watching);
             }
         }
-        wakers
+        told
+    }
+}
+
+/// What comes of letting one in; to be done outside of the lock.
+pub(crate) struct Entered {
+    /// Those whose place it takes.
+    pub(crate) replaced: Vec<Arc<Member>>,
+    pub(crate) told: Told,
+}
+
+/// Those who were told of a change, and are to look.
+#[derive(Default)]
+#[must_use]
+pub(crate) struct Told {
+    wakers: Vec<Waker>,
+    /// If this is the last of one, its waker goes with it, which is somebody else's code.
+    watching: Vec<Arc<Watching>>,
+}
+
+impl Told {
+    pub(crate) fn wake(mut self) {
+        wake_all(&mut self.wakers);
+    }
+}
+
+impl Limit {
+    /// Those of the same key as one, the stricter one.
+    pub(super) fn merged(limits: Vec<Self>) -> Vec<Self> {
+        let mut merged: Vec<Self> = Vec::with_capacity(limits.len());
+        for limit in limits {
+            match merged.iter_mut().find(|other| other.key == limit.key) {
+                Some(other) => {
+                    other.most = other.most.min(limit.most);
+                    other.newest_wins &= limit.newest_wins;
+                }
+                None => merged.push(limit),
+            }
+        }
+        merged
     }
 }

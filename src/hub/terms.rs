@@ -9,7 +9,10 @@ use std::{
     pin::Pin,
     task::{Context, Poll, Waker},
 };
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::coop,
+    time::{Instant, Sleep, sleep_until},
+};
 
 /// Of a subscription that may not stay for as long as it likes.
 #[derive(Default)]
@@ -38,8 +41,10 @@ impl Terms {
             if timer.deadline() != until {
                 timer.as_mut().reset(until);
             }
+            // A task that has used up its budget is polled again, and its timer is not set before that.
+            let set = coop::has_budget_remaining();
             if timer.as_mut().poll(cx).is_pending() {
-                self.waker = Some(cx.waker().clone());
+                self.waker = set.then(|| cx.waker().clone());
                 return Poll::Pending;
             }
             if self.next() == Some((until, reason)) {

@@ -18,7 +18,7 @@ mod take;
 use self::{
     life::Due,
     members::STAYS,
-    state::{State, Waiter},
+    state::{Sleep, State, Waiter},
 };
 pub(crate) use self::{
     life::{Life, TopicLife, Watch},
@@ -30,7 +30,7 @@ use crate::{
     Topic, Topics,
     hub::stats::{Lag, Volume},
     replay::{Cursor, Entry, Limits, Page, Run, Shelf},
-    sync::{AtomicU64, Mutex, Ordering},
+    sync::{AtomicU64, Mutex, Ordering, wake_all},
 };
 use slab::Slab;
 use std::{collections::HashSet, fmt, sync::Arc, task::Waker};
@@ -207,7 +207,9 @@ impl Window {
             let head = state.head.position();
             for (_, waiter) in (next..next + AT_ONCE).filter_map(|key| Some((key, state.waiters.get(key)?))) {
                 if waiter.member.is_some() {
-                    lag.add(if waiter.waker.is_some() { 0 } else { head.saturating_sub(waiter.position) });
+                    let dozes = waiter.rare.as_ref().is_some_and(|rare| rare.sleep == Sleep::Dozes);
+                    let waits = waiter.waker.is_some() && !dozes;
+                    lag.add(if waits { 0 } else { head.saturating_sub(waiter.position) });
                 }
             }
             next += AT_ONCE;
@@ -342,26 +344,13 @@ impl Window {
         if wakers.capacity() == 0 {
             return result;
         }
-        let waking = Waking(&mut wakers);
-        while let Some(waker) = waking.0.pop() {
-            waker.wake();
-        }
-        drop(waking);
+        wake_all(&mut wakers);
         let mut state = self.state.lock();
         if state.spare.capacity() < wakers.capacity() {
             std::mem::swap(&mut state.spare, &mut wakers);
         }
         drop(state);
         result
-    }
-}
-
-/// Wakes the rest also if one of them panics.
-struct Waking<'a>(&'a mut Vec<Waker>);
-
-impl Drop for Waking<'_> {
-    fn drop(&mut self) {
-        self.0.drain(..).for_each(Waker::wake);
     }
 }
 

@@ -228,14 +228,14 @@ struct Set {
     cut: AtomicBool,
     lines: Mutex<Slab<Arc<Line>>>,
     emptied: Notify,
-    /// The task that is to cut them.
-    fuse: Mutex<Option<AbortHandle>>,
+    /// When they are to be cut, and the task that does it.
+    fuse: Mutex<Option<(Instant, AbortHandle)>>,
 }
 
 impl Drop for Set {
     fn drop(&mut self) {
-        if let Some(fuse) = self.fuse.lock().take() {
-            fuse.abort();
+        if let Some((_, task)) = self.fuse.lock().take() {
+            task.abort();
         }
     }
 }
@@ -274,8 +274,8 @@ impl Drop for Fuse<'_> {
         let Some(deadline) = self.deadline else { return };
         let Ok(runtime) = Handle::try_current() else { return self.set.cut() };
         let mut fuse = self.set.fuse.lock();
-        // The first deadline holds.
-        if fuse.as_ref().is_none_or(AbortHandle::is_finished) {
+        // The earliest deadline holds.
+        if fuse.as_ref().is_none_or(|(earlier, _)| *earlier > deadline) {
             let set = Arc::downgrade(self.set);
             let cut = async move {
                 sleep_until(deadline).await;
@@ -283,7 +283,10 @@ impl Drop for Fuse<'_> {
                     set.cut();
                 }
             };
-            *fuse = Some(runtime.spawn(cut).abort_handle());
+            let task = runtime.spawn(cut).abort_handle();
+            if let Some((_, later)) = fuse.replace((deadline, task)) {
+                later.abort();
+            }
         }
     }
 }

@@ -93,18 +93,22 @@ impl Follower {
             return Ok(());
         }
         let intro = self.intro.take().map(|intro| *intro).unwrap_or_default();
-        let keys = intro.limits.iter().map(|limit| limit.key.clone()).collect();
+        let limits = Limit::merged(intro.limits);
+        let keys = limits.iter().map(|limit| limit.key.clone()).collect();
         let details = Details { labels: intro.labels, keys, peer: intro.peer };
         let (shared, subscriber) = (&self.shared, self.subscriber());
         let (registry, window) = (&shared.registry, &shared.window);
-        let entered = registry.enter(window, &self.attached, &subscriber, &intro.limits, details, outcome);
-        #[cfg(feature = "tracing")]
-        match &entered {
-            Ok(_) => self.span = trace::entered(&self.member, outcome),
-            Err(denied) => trace::denied(&self.member, *denied),
-        }
-        let replaced = entered?;
-        shared.tell(&replaced, End { reason: EndReason::Replaced, at_once: true });
+        let entered = registry.enter(window, &self.attached, &subscriber, &limits, details, outcome);
+        let entered = match entered {
+            Ok(entered) => entered,
+            Err(denied) => {
+                #[cfg(feature = "tracing")]
+                trace::denied(&self.member, denied);
+                self.fail();
+                return Err(denied.into());
+            }
+        };
+        // Before anybody else's code runs, which may panic.
         self.seen = Seen::Inside;
         let lifetime = intro.lifetime.or(self.shared.settings.max_lifetime);
         let drawn = |most: Duration| Instant::now() + most.min(LONGEST).mul_f64(0.8 + 0.2 * fastrand::f64());
@@ -112,7 +116,19 @@ impl Follower {
         if expires.is_some() {
             self.terms.get_or_insert_default().expires = expires;
         }
+        #[cfg(feature = "tracing")]
+        {
+            self.span = trace::entered(&self.member, outcome);
+        }
+        self.shared.tell(&entered.replaced, End { reason: EndReason::Replaced, at_once: true });
+        entered.told.wake();
         Ok(())
+    }
+
+    /// Whether others see it.
+    #[cfg(feature = "client-heartbeats")]
+    pub(crate) fn is_inside(&self) -> bool {
+        self.seen == Seen::Inside
     }
 
     /// Expects heartbeats of its client from now on.
@@ -123,11 +139,8 @@ impl Follower {
         Ok(session)
     }
 
-    /// Takes in that it is over, if it was ever there.
+    /// Takes in that it is over.
     pub(crate) fn leave(&mut self) {
-        if std::mem::replace(&mut self.seen, Seen::Away) != Seen::Inside {
-            return;
-        }
         let lost = self.member.details().and_then(|details| details.peer.as_ref()?.lost());
         let reason = match (&self.phase, lost) {
             (Phase::Ended(Some(reason)), _) => LeaveReason::Ended(*reason),
@@ -136,15 +149,21 @@ impl Follower {
             // It may not have heard that it is to go, because nobody asked it for more.
             (_, None) => self.member.told().map_or(LeaveReason::Disconnected, |told| LeaveReason::Ended(told.reason)),
         };
+        let place = self.resume_from();
+        if std::mem::replace(&mut self.seen, Seen::Away) != Seen::Inside {
+            // Somebody may look after it, though nobody saw it.
+            return self.member.leave(reason, place);
+        }
         #[cfg(feature = "client-heartbeats")]
         if let Some(session) = self.terms.as_ref().and_then(|terms| terms.session.as_ref()) {
             self.shared.sessions.end(session);
         }
+        #[cfg(feature = "tracing")]
+        let span = self.span.take();
         let (shared, subscriber) = (&self.shared, self.subscriber());
-        let place = self.resume_from();
         shared.registry.leave(&shared.window, &self.attached, &subscriber, reason, place);
         #[cfg(feature = "tracing")]
-        trace::left(self.span.take(), reason, place);
+        trace::left(span, reason, place);
     }
 
     #[cfg(feature = "tracing")]

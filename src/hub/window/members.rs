@@ -1,6 +1,9 @@
 //! The subscriptions of a [`Window`] as others see them, and how they are told to go.
 
-use super::{Attached, Window, state::Waiter};
+use super::{
+    Attached, Window,
+    state::{Sleep, State, Waiter},
+};
 use crate::{Topic, hub::member::Member, replay::Cursor};
 use std::{sync::Arc, task::Waker};
 
@@ -50,7 +53,8 @@ impl Window {
     /// something else.
     pub(crate) fn tell<'a>(&self, members: impl Iterator<Item = &'a Member>, goes: Goes) {
         self.change(|state, wakers| {
-            let head = state.head.position();
+            // Only who goes at once does so at position 0.
+            let (head, ephemerals) = (state.head.position().max(1), state.ephemerals.count);
             for member in members {
                 // The place of one that is gone may be another's.
                 let waiter = state.waiters.get_mut(member.waiter).filter(|waiter| waiter.number == member.number);
@@ -58,7 +62,10 @@ impl Window {
                 let stayed = waiter.goes_at == STAYS;
                 waiter.goes_at = match goes {
                     Goes::AtOnce => 0,
-                    Goes::WithAll => waiter.goes_at.min(head),
+                    Goes::WithAll => {
+                        waiter.rare.get_or_insert_default().hears = ephemerals;
+                        waiter.goes_at.min(head)
+                    }
                     #[cfg(feature = "client-heartbeats")]
                     Goes::Not => waiter.goes_at,
                 };
@@ -75,8 +82,8 @@ impl Window {
         let waiter = &mut state.waiters[attached.waiter];
         let dozes = waiter.goes_at > 0;
         if dozes {
-            waiter.rare.get_or_insert_default().since = None;
-            Self::wait(state, attached, waker, true);
+            waiter.rare.get_or_insert_default();
+            Self::wait(state, attached, waker, Sleep::Dozes);
         }
         dozes
     }
@@ -90,6 +97,16 @@ pub(crate) enum Goes {
     WithAll,
     #[cfg(feature = "client-heartbeats")]
     Not,
+}
+
+impl State {
+    /// Whether one that was told to go has what it was still to have.
+    pub(super) fn goes_now(&self, attached: &Attached, position: u64) -> bool {
+        let waiter = &self.waiters[attached.waiter];
+        let hears = waiter.rare.as_ref().map_or(0, |rare| rare.hears);
+        let unheard = attached.heard < hears && self.has_unheard(attached, position);
+        position >= waiter.goes_at && (waiter.goes_at == 0 || !unheard)
+    }
 }
 
 impl Waiter {

@@ -73,10 +73,22 @@ pub(super) struct Waiter {
 /// Of a subscription that rests, or may not lag as it likes.
 #[derive(Default)]
 pub(super) struct Rare {
-    /// Whether it sleeps, and is woken only by the end of the hub.
-    pub(super) asleep: bool,
+    pub(super) sleep: Sleep,
     /// When the oldest entry came that it has not taken.
     pub(super) since: Option<Instant>,
+    /// The number of the last ephemeral event that it is to hear if it was told to go.
+    pub(super) hears: u64,
+}
+
+/// Whether a subscription that waits is woken for what is published.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) enum Sleep {
+    #[default]
+    Awake,
+    /// It does not want to look, and so is not behind.
+    Rests,
+    /// It waits for something else first, and is behind.
+    Dozes,
 }
 
 impl State {
@@ -185,7 +197,7 @@ impl State {
     pub(super) fn wake_all(&mut self, wakers: &mut Vec<Waker>) {
         for (_, waiter) in &mut self.waiters {
             if let Some(rare) = &mut waiter.rare {
-                rare.asleep = false;
+                rare.sleep = Sleep::Awake;
             }
             wakers.extend(waiter.waker.take());
         }
@@ -197,10 +209,13 @@ impl State {
         for (_, &waiter) in &place.seats {
             let waiter = &mut self.waiters[waiter];
             if let Some(rare) = &mut waiter.rare {
-                if rare.asleep {
+                if rare.sleep == Sleep::Rests {
                     continue;
                 }
                 rare.since = rare.since.or(since);
+                if rare.sleep == Sleep::Dozes {
+                    continue;
+                }
             }
             wakers.extend(waiter.waker.take());
         }
@@ -210,7 +225,7 @@ impl State {
         self.head = head;
         // Positions begin anew, and with them the place up to which somebody was to stay.
         for (_, waiter) in self.waiters.iter_mut().filter(|(_, waiter)| waiter.goes_at != STAYS) {
-            waiter.goes_at = 0;
+            waiter.goes_at = waiter.goes_at.min(1);
         }
         self.shelf.clear(head.position());
         for place in &mut self.places {

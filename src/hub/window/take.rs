@@ -1,6 +1,10 @@
 //! What a subscription takes from the [`Window`], and how it waits for more.
 
-use super::{Attached, Standing, Window, members::STAYS, state::State};
+use super::{
+    Attached, Standing, Window,
+    members::STAYS,
+    state::{Sleep, State},
+};
 use crate::{
     replay::{Cursor, Entry, Room, Stretch},
     sync::{MutexGuard, Ordering},
@@ -57,7 +61,7 @@ impl Window {
         let mut standing = state.standing(attached, *cursor);
         // Whether it is to go, which nobody is to most of the time.
         let goes = state.told > 0 && state.waiters[attached.waiter].goes_at != STAYS;
-        if goes && cursor.position() >= state.waiters[attached.waiter].goes_at {
+        if goes && state.goes_now(attached, cursor.position()) {
             standing = Standing::Told;
         }
         let head = state.head;
@@ -108,7 +112,7 @@ impl Window {
             }
         }
         if waits {
-            Self::wait(state, attached, waker, false);
+            Self::wait(state, attached, waker, Sleep::Awake);
         }
         Taken { standing, head, stretch, waits: version }
     }
@@ -127,16 +131,16 @@ impl Window {
         if sleeps {
             // It is not behind for as long as it does not want to look.
             state.waiters[attached.waiter].rare.get_or_insert_default().since = None;
-            Self::wait(state, attached, waker, true);
+            Self::wait(state, attached, waker, Sleep::Rests);
         }
         sleeps
     }
 
     #[inline]
-    pub(super) fn wait(mut state: MutexGuard<'_, State>, attached: &Attached, waker: &Waker, asleep: bool) {
+    pub(super) fn wait(mut state: MutexGuard<'_, State>, attached: &Attached, waker: &Waker, sleep: Sleep) {
         let waiter = &mut state.waiters[attached.waiter];
         if let Some(rare) = &mut waiter.rare {
-            rare.asleep = asleep;
+            rare.sleep = sleep;
         }
         if !waiter.waker.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
             let old = waiter.waker.replace(waker.clone());
