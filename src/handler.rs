@@ -242,15 +242,12 @@ where
         let answer = self.topics.choose(parts);
         Box::pin(async move {
             let mut subscription = match answer.await.into_subscription(&hub) {
-                Ok(subscription) => subscription.resume(last),
+                Ok(subscription) => subscription.asked_for(&last, peer, head_only),
                 Err(Refusal(response)) => return Ok(*response),
             };
-            if let Some(peer) = peer {
-                subscription = subscription.served_to(peer);
-            }
             subscription.join();
             let opened = poll_fn(|cx| subscription.poll_opened(cx)).await;
-            let response = match opened.and_then(|()| subscription.enter(head_only)) {
+            let response = match opened.and_then(|()| subscription.enter()) {
                 Ok(()) => subscription.into_http_response().map(HandlerBody::from),
                 Err(error) if error.is_unknown_topic() => with_status(StatusCode::NOT_FOUND),
                 Err(_) => come_back(subscription.draw_retry(), event_source, subscription.accel_buffering()),

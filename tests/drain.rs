@@ -121,6 +121,23 @@ async fn whoever_comes_meanwhile_is_told_when_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_notice_keeps_newcomers_out_and_ends_nobody() {
+    let hub = Hub::new();
+    let mut there = reader(&hub);
+    let start = Instant::now();
+    let (drained, ()) = tokio::join!(hub.drain(drain().notice(seconds(30))), async {
+        sleep(seconds(29)).await;
+        assert!(hub.is_draining() && hub.subscribe(T).next().await.unwrap().unwrap_err().is_draining());
+        hub.publish(T, Event::new().data("goes on")).await.unwrap();
+        assert_eq!(there.next().await.unwrap().data, "goes on");
+        assert_eq!(there.next().await.unwrap().data, "bye");
+        assert!((30_000..30_100).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+        assert!(there.next().await.is_none());
+    });
+    assert_eq!((drained.ended, drained.remaining), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_has_stopped_reading_remains_at_the_deadline() {
     let hub = Hub::new();
     let stalled: Vec<_> = (0..3).map(|_| hub.subscribe(T).into_http_response()).collect();

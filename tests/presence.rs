@@ -4,7 +4,7 @@ use futures_util::{FutureExt as _, StreamExt as _, stream::BoxStream};
 use http::Request;
 use std::{sync::Arc, time::Duration};
 use tidings::{
-    EndReason, Event, Hub, LagBudget, LeaveReason, Lost, Peer, PresenceChange, Subscriber, Subscription, Topic,
+    EndReason, Event, Hub, LagBudget, LeaveReason, Limit, Lost, Peer, PresenceChange, Subscriber, Subscription, Topic,
     replay::Cursor,
     test_util::{EventReader, Fault, FaultyStore},
 };
@@ -48,6 +48,7 @@ async fn a_subscription_is_there_once_it_is_served_and_gone_once_it_is_dropped()
     let ada = joined(&changes(&mut watching)[0]);
     assert_eq!((ada.label("user"), ada.label("device"), ada.label("name")), (Some("ada"), Some("phone"), None));
     assert_eq!(hub.presence(T).subscribers(), std::slice::from_ref(&ada));
+    assert_eq!(hub.subscribers(), std::slice::from_ref(&ada));
     assert_eq!((hub.presence(T).count(), hub.presence(U).count()), (1, 0));
     assert!(ada.follows(&T) && !ada.follows(&U) && ada.since().is_some());
 
@@ -193,6 +194,31 @@ async fn whoever_only_asks_or_is_turned_away_was_never_there() {
     assert_eq!(Service::call(&mut handler, last).await.unwrap().status(), 204);
     assert_eq!(changes(&mut watching), []);
     assert_eq!(hub.stats().opened.total(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_of_ones_own_takes_from_the_request_what_ours_does() {
+    let hub = Hub::new();
+    let limit = Limit::per("ada", 1).newest_wins();
+    let (peer, ids) =
+        (Peer::new(), [hub.publish(T, Event::new()).await.unwrap(), hub.publish(T, Event::new()).await.unwrap()]);
+    let mut request = Request::get("/?lastEventId=what").header("last-event-id", ids[0].to_string()).body(()).unwrap();
+    request.extensions_mut().insert(peer.clone());
+    let (mut request, ()) = request.into_parts();
+    let subscription = hub.subscribe(T).limit(limit.clone()).for_request(&request);
+    assert_eq!(subscription.cursor(), Some(ids[0]));
+    let (owner, response) = (subscription.subscriber(), subscription.into_http_response());
+
+    // axum's `get` also serves HEAD: whoever only asks takes nobody's place.
+    request.method = http::Method::HEAD;
+    let head = hub.subscribe(T).limit(limit).for_request(&request).into_http_response();
+    assert_eq!(head.status(), 200);
+    drop(head);
+    assert_eq!((hub.stats().opened.total(), hub.stats().left.total()), (1, 0));
+    peer.set_lost(Lost::Stalled);
+    drop(response);
+    assert_eq!(owner.left().await.0, LeaveReason::Lost(Lost::Stalled));
+    assert_eq!(hub.subscribers(), []);
 }
 
 #[tokio::test(start_paused = true)]

@@ -53,7 +53,7 @@ async fn a_subscription_resumes_from_a_request_by_the_names_of_its_hub() {
     let by_header = Request::get("/").header("last-event-id", first.to_string());
     for request in [by_parameter, by_header] {
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        let mut subscription = hub.subscribe(T).resume_from(&parts);
+        let mut subscription = hub.subscribe(T).for_request(&parts);
         assert_eq!(next_event(&mut subscription).await.cursor(), second);
     }
 }

@@ -9,6 +9,7 @@ use axum::{
     Router,
     extract::{Query, State},
 };
+use http::request::Parts;
 use http_body_util::BodyExt as _;
 use peak_alloc::PeakAlloc;
 use serde::Deserialize;
@@ -24,7 +25,7 @@ use std::{
 };
 use support::{Client, Http};
 use tidings::{
-    Event, EventType, Hub, KeepAlive, LastEventId, Limit, Peer, Start, Topic,
+    Event, EventType, Hub, KeepAlive, Limit, Start, Topic,
     net::{Connections, MakeWithPeer},
     replay::Ring,
     test_util::EventReader,
@@ -289,16 +290,11 @@ async fn serve() {
     let router = Router::new()
         .route(
             "/events",
-            axum::routing::get(
-                async |State(app): State<App>,
-                       Query(asked): Query<Followed>,
-                       last: LastEventId,
-                       peer: axum::Extension<Peer>| {
-                    let topic = Topic::new(&asked.topic).unwrap();
-                    let limit = Limit::per(asked.topic, CLIENTS);
-                    app.hub.subscribe(topic).start(Start::Earliest).resume(last).limit(limit).served_to(peer.0)
-                },
-            ),
+            axum::routing::get(async |State(app): State<App>, Query(asked): Query<Followed>, request: Parts| {
+                let topic = Topic::new(&asked.topic).unwrap();
+                let limit = Limit::per(asked.topic, CLIENTS);
+                app.hub.subscribe(topic).start(Start::Earliest).for_request(&request).limit(limit)
+            }),
         )
         .route(
             "/topic",

@@ -24,6 +24,7 @@ const STEP: Duration = Duration::from_millis(20);
 #[derive(Clone)]
 #[must_use]
 pub struct Drain {
+    notice: Duration,
     grace: Duration,
     deadline: Duration,
     goodbye: Goodbye,
@@ -50,7 +51,15 @@ impl Drain {
     /// come back after 1 to 10 seconds.
     pub fn new() -> Self {
         let goodbye = Goodbye { event: None, retry: Duration::from_secs(1)..=Duration::from_secs(10) };
-        Self { grace: Duration::from_secs(10), deadline: Duration::from_secs(5), goodbye }
+        let (notice, grace, deadline) = (Duration::ZERO, Duration::from_secs(10), Duration::from_secs(5));
+        Self { notice, grace, deadline, goodbye }
+    }
+
+    /// Sets for how long, before the first stream is ended, nobody is let in any more and [`Hub::is_draining`] says so: as
+    /// long as it takes a load balancer to see that in a health check, and to send clients elsewhere. Default: not at all.
+    pub fn notice(mut self, notice: Duration) -> Self {
+        self.notice = notice;
+        self
     }
 
     /// Sets over how long a time the streams are ended, one after the other, so that whoever takes the clients over gets
@@ -79,10 +88,10 @@ impl Drain {
         self
     }
 
-    /// The longest that it takes: the grace period, and the time until the deadline.
+    /// The longest that it takes: the notice, the grace period, and the time until the deadline.
     #[must_use]
     pub fn longest(&self) -> Duration {
-        self.grace.saturating_add(self.deadline)
+        self.notice.saturating_add(self.grace).saturating_add(self.deadline)
     }
 }
 
@@ -95,6 +104,7 @@ impl Default for Drain {
 impl fmt::Debug for Drain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Drain")
+            .field("notice", &self.notice)
             .field("grace", &self.grace)
             .field("deadline", &self.deadline)
             .field("goodbye", &self.goodbye.event.is_some())
@@ -141,7 +151,7 @@ impl Hub {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the hub is closed at once.
+    /// If the future is dropped once it was polled, the hub is closed at once.
     ///
     /// # Panics
     ///
@@ -149,8 +159,12 @@ impl Hub {
     pub async fn drain(&self, drain: Drain) -> Drained {
         let shared = &self.handle.shared;
         let _closed = Closed(shared);
-        let begun = Instant::now();
+        let deadline = Instant::now().checked_add(drain.longest());
         shared.registry.drain(Arc::new(drain.goodbye));
+        if !drain.notice.is_zero() {
+            sleep(drain.notice).await;
+        }
+        let begun = Instant::now();
         let mut members = shared.window.members();
         fastrand::shuffle(&mut members);
         let there = members.len();
@@ -168,7 +182,6 @@ impl Hub {
             }
         }
         drop(members);
-        let deadline = begun.checked_add(drain.grace.saturating_add(drain.deadline));
         let empty = shared.registry.empty();
         match deadline {
             Some(deadline) => drop(timeout_at(deadline, empty).await),

@@ -19,7 +19,7 @@ use crate::{
     response,
 };
 use futures_core::Stream;
-use http::{HeaderValue, Response, StatusCode, request::Parts};
+use http::{HeaderValue, Method, Response, StatusCode, request::Parts};
 use std::{
     fmt,
     future::poll_fn,
@@ -123,11 +123,35 @@ impl Subscription {
         self
     }
 
-    /// Goes on after the last event id of a request, from its header or from the query parameter that the hub's
-    /// [`Names`](crate::Names) say.
-    pub fn resume_from(self, request: &Parts) -> Self {
+    /// Takes from a request what the [`Handler`](crate::Handler) would, for handlers of your own: the last event id, from
+    /// its header or from the query parameter that the hub's [`Names`](crate::Names) say; the [`Peer`] of its connection;
+    /// and whether only the head is wanted (HEAD, which axum's `get` serves too), so that it takes nobody's place.
+    ///
+    /// ```
+    /// # #[cfg(feature = "axum")] {
+    /// use axum::{extract::State, http::request::Parts, response::IntoResponse};
+    /// use tidings::{Hub, Topic};
+    ///
+    /// async fn events(State((hub, orders)): State<(Hub, Topic)>, request: Parts) -> impl IntoResponse {
+    ///     hub.subscribe(orders).for_request(&request)
+    /// }
+    /// # }
+    /// ```
+    pub fn for_request(self, request: &Parts) -> Self {
         let last = self.settings.names.last_event_id(request);
-        self.resume(last)
+        self.asked_for(&last, request.extensions.get().cloned(), request.method == Method::HEAD)
+    }
+
+    /// The same with what is left of the request.
+    pub(crate) fn asked_for(mut self, last: &LastEventId, peer: Option<Peer>, head_only: bool) -> Self {
+        if head_only {
+            self.follower.stay_away();
+        }
+        if peer.is_some() {
+            self.follower.intro().peer = peer;
+        }
+        self.follower.resume(last);
+        self
     }
 
     /// Where to begin if the client has no id of this log; in any order with [`resume`](Self::resume). Default:
@@ -254,15 +278,6 @@ impl Subscription {
         self
     }
 
-    /// Says over which connection it is served, so that it can tell why it was dropped: [`LeaveReason::Lost`]. The handler
-    /// does this if the request has a [`Peer`] among its extensions.
-    ///
-    /// [`LeaveReason::Lost`]: crate::LeaveReason::Lost
-    pub fn served_to(mut self, peer: Peer) -> Self {
-        self.follower.intro().peer = Some(peer);
-        self
-    }
-
     /// For whoever looks after it: a way to end it, and to be told how it left.
     #[must_use]
     pub fn subscriber(&self) -> Subscriber {
@@ -314,11 +329,8 @@ impl Subscription {
         self.follower.poll_outcome(cx)
     }
 
-    /// Lets others see it, unless only the head of its response is wanted: then it takes nobody's place.
-    pub(crate) fn enter(&mut self, head_only: bool) -> Result<(), SubscriptionError> {
-        if head_only {
-            self.follower.stay_away();
-        }
+    /// Lets others see it.
+    pub(crate) fn enter(&mut self) -> Result<(), SubscriptionError> {
         self.follower.enter()
     }
 
