@@ -27,7 +27,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 use tokio::time::Instant;
 
@@ -239,8 +238,8 @@ impl Wire {
 
     /// What the client needs in order to say that it is there.
     #[cfg(feature = "client-heartbeats")]
-    fn session(&mut self, timeout: Duration) -> Bytes {
-        let timeout = timeout.clamp(Duration::from_millis(1), super::LONGEST);
+    fn session(&mut self, timeout: std::time::Duration) -> Bytes {
+        let timeout = timeout.clamp(std::time::Duration::from_millis(1), super::LONGEST);
         match self.follower.begin_session(timeout) {
             Ok(session) => {
                 let (token, timeout) = (session.token(), timeout.as_millis());

@@ -225,15 +225,9 @@ impl Follower {
     /// The next step; `None` at the end.
     #[inline]
     pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step, SubscriptionError>>> {
-        if let Some(terms) = &mut self.terms {
-            if let Poll::Ready(reason) = terms.poll(cx) {
-                self.end_now(reason);
-            }
-        }
-        #[cfg(feature = "client-heartbeats")]
         if self.terms.is_some() {
-            if let Some(pong) = self.pong() {
-                return Poll::Ready(Some(Ok(pong)));
+            if let Some(step) = self.look_at_terms(cx) {
+                return Poll::Ready(Some(Ok(step)));
             }
         }
         // Whatever could be news changes the version, and then wakes who waits: so there is none, and it will be woken.
@@ -297,6 +291,17 @@ impl Follower {
         Poll::Pending
     }
 
+    /// Whether its time is over; and what its client's heartbeat is to be answered.
+    fn look_at_terms(&mut self, cx: &mut Context<'_>) -> Option<Step> {
+        if let Some(Poll::Ready(reason)) = self.terms.as_mut().map(|terms| terms.poll(cx)) {
+            self.end_now(reason);
+        }
+        #[cfg(feature = "client-heartbeats")]
+        return self.pong();
+        #[cfg(not(feature = "client-heartbeats"))]
+        None
+    }
+
     /// Its waker is kept: what comes from now on wakes it. What came just before is not to wait.
     #[cfg_attr(
         not(feature = "client-heartbeats"),
@@ -313,7 +318,7 @@ impl Follower {
     /// What its client's heartbeat is to be answered.
     #[cfg(feature = "client-heartbeats")]
     fn pong(&self) -> Option<Step> {
-        if self.member.is_to_go_at_once() {
+        if self.member.is_to_go_at_once() || matches!(self.phase, Phase::Ended(_)) {
             return None;
         }
         self.terms.as_ref()?.session.as_ref()?.take_pong().map(Step::Pong)
