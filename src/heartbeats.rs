@@ -40,7 +40,7 @@ impl Hub {
     /// use tidings::{Hub, Topic};
     ///
     /// # fn app() -> axum::Router {
-    /// let hub = Hub::builder().client_heartbeats(Duration::from_secs(30)).build();
+    /// let hub = Hub::builder().client_heartbeats(Duration::from_secs(150)).build();
     /// axum::Router::new()
     ///     .route_service("/events", hub.handler_for(Topic::from_static("news")))
     ///     .route_service("/heartbeat", hub.heartbeat_handler())
@@ -53,9 +53,14 @@ impl Hub {
     /// events.addEventListener("tidings-session", (event) => {
     ///   const { token, interval } = JSON.parse(event.data);
     ///   clearInterval(timer);
-    ///   timer = setInterval(() => fetch("/heartbeat", { method: "POST", body: token }), interval);
+    ///   timer = setInterval(async () => {
+    ///     const response = await fetch("/heartbeat", { method: "POST", body: token });
+    ///     if (response.status === 404) clearInterval(timer); // the next stream brings a token of its own
+    ///   }, interval);
     /// });
     /// ```
+    ///
+    /// A token is known to the process that gave it: behind a load balancer, both requests have to go to the same one.
     #[cfg_attr(docsrs, doc(cfg(feature = "client-heartbeats")))]
     pub fn heartbeat_handler(&self) -> HeartbeatHandler {
         HeartbeatHandler { hub: self.clone() }

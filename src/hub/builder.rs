@@ -186,7 +186,10 @@ impl HubBuilder {
     /// The token comes at the beginning of each stream, in an event [`Names::session_event`]. It is for that stream only, and
     /// good until it ends.
     ///
-    /// For where a server must know at once that a client is gone, which TCP says only when something is sent and not
+    /// Browsers run the timers of hidden pages once a minute or so: with less than two minutes, those are ended and come
+    /// back, again and again.
+    ///
+    /// For where a server must know soon that a client is gone, which TCP says only when something is sent and not
     /// acknowledged for some time; and for a client that is there and does not work any more.
     #[cfg(feature = "client-heartbeats")]
     #[cfg_attr(docsrs, doc(cfg(feature = "client-heartbeats")))]

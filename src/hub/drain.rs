@@ -193,7 +193,8 @@ impl Hub {
     }
 
     /// Whether nobody is let in any more, because the hub is being [drained](Self::drain), or everybody has to go, because
-    /// it was [closed](Self::close): for a health check that sends clients to another server.
+    /// it was [closed](Self::close): for a health check that sends clients to another server. With few streams a drain is over
+    /// within milliseconds, so give a [notice](Drain::notice) of as long as the checks take.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         let shared = &self.handle.shared;

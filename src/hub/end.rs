@@ -27,7 +27,7 @@ pub enum EndReason {
     Expired,
     /// A newer subscription took its place under a [`Limit`](crate::Limit).
     Replaced,
-    /// Its client did not send a [heartbeat](crate::HubBuilder::client_heartbeats) for as long as it may be silent.
+    /// Its client did not send a heartbeat (`HubBuilder::client_heartbeats`) for as long as it may be silent.
     Silent,
     /// The application ended it, and says why.
     Application(EndWord),
@@ -104,8 +104,11 @@ impl Hub {
     /// Ends, at once, every subscription that the application picks, by its labels or otherwise: those of a user who
     /// logged out. Returns how many were told.
     ///
-    /// Nothing more is sent to them but the end, as with [`Subscriber::end`](crate::Subscriber::end). The function is
-    /// called for each subscription, outside of any lock.
+    /// Nothing more is handed to their connections but the end, as with [`Subscriber::end`](crate::Subscriber::end). The
+    /// function is called for each subscription, outside of any lock.
+    ///
+    /// It sees those who are served. Revoke what lets the user in first; and where authorising takes time, look again
+    /// whether it is still so as the last thing, because a request that is on its way is not seen.
     ///
     /// ```
     /// use tidings::{EndReason, Hub};

@@ -215,19 +215,21 @@ impl Subscriber {
         (since > 0).then(|| UNIX_EPOCH + Duration::from_millis(since))
     }
 
-    /// Ends it at once: nothing more is sent but the end, which says the reason where [ends are
+    /// Ends it at once: nothing more is handed to its connection but the end, which says the reason where [ends are
     /// announced](crate::HubBuilder::announce_ends). Its client's last id is good, so an `EventSource` comes back and is
     /// authorised anew. Returns whether it was still there, and not yet told to go at once.
     ///
-    /// A client that has stopped reading is not reached by this; its connection is cut by the write deadline of whoever
-    /// serves it.
+    /// What the HTTP library and the kernel have of it already, some hundred kilobytes for a client that does not read, is
+    /// still sent. Such a client hears of its end when it reads on; until then it is there for others to see, unless its
+    /// connection is cut by the write deadline of whoever serves it.
     #[expect(clippy::must_use_candidate, reason = "that it is gone already is mostly of no interest")]
     pub fn end(&self, reason: EndReason) -> bool {
         let told = self.shared.upgrade().map(|shared| shared.tell([&self.member], End { reason, at_once: true }));
         told.is_some_and(|told| told > 0)
     }
 
-    /// Waits until it has left, and says how, and the last id that was handed to its connection. At once if it has.
+    /// Waits until it has left, and says how, and the last id that was handed to its connection. At once if it has. Its
+    /// client may have received less than that, and then goes on from there: this is no acknowledgement.
     ///
     /// # Cancel safety
     ///

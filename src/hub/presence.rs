@@ -39,7 +39,7 @@ pub enum PresenceChange {
         subscriber: Subscriber,
         /// How.
         reason: LeaveReason,
-        /// The last id that was handed to its connection, from which its client would go on.
+        /// The last id that was handed to its connection. Its client may have received less, and then goes on from there.
         last: Option<Cursor>,
     },
     /// So many changes came while 65,536 waited to be looked at, and are lost: begin anew with

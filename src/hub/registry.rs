@@ -28,6 +28,9 @@ use tokio::sync::Notify;
 
 /// How many subscriptions one key may have at a time: one user, one address, one tenant.
 ///
+/// Behind a proxy, the address of the connection is the proxy's: take the one that it passes on, in `x-forwarded-for` or
+/// `forwarded`, if only the proxy can set that.
+///
 /// ```
 /// use tidings::{Hub, Limit, Subscription, Topic};
 ///
@@ -54,8 +57,18 @@ impl Limit {
 
     /// Lets one more take the place of the oldest, which ends with [`EndReason::Replaced`](crate::EndReason::Replaced).
     ///
-    /// An `EventSource` that was replaced comes back and replaces in turn: for clients that should stop, announce ends
-    /// ([`HubBuilder::announce_ends`](crate::HubBuilder::announce_ends)) and let the page close its own.
+    /// An `EventSource` that was replaced comes back and replaces in turn: with more tabs than places, all of them come and
+    /// go every few seconds. So this is for pages that stop when they are told, with ends
+    /// [announced](crate::HubBuilder::announce_ends):
+    ///
+    /// ```js
+    /// events.addEventListener("tidings-end", (event) => {
+    ///   if (JSON.parse(event.data).reason === "replaced") events.close();
+    /// });
+    /// ```
+    ///
+    /// One that does not read hears of it when it reads on. Until then it no longer counts under its keys, but does in
+    /// [`max_subscriptions`](crate::HubBuilder::max_subscriptions): give the server a write deadline (`net`).
     pub fn newest_wins(mut self) -> Self {
         self.newest_wins = true;
         self

@@ -28,8 +28,8 @@ pub struct Names {
     /// The type of the event that says why the server ends a stream, where that is asked for with
     /// [`announce_ends`](crate::HubBuilder::announce_ends). Its data is `{"reason":"finished"}`. Default: `tidings-end`.
     pub end_event: EventType,
-    /// The type of the event that begins a stream whose client is to send
-    /// [heartbeats](crate::HubBuilder::client_heartbeats). Its data is
+    /// The type of the event that begins a stream whose client is to send heartbeats
+    /// (`HubBuilder::client_heartbeats`, feature `client-heartbeats`). Its data is
     /// `{"token":"…","timeout":30000,"interval":15000}`: post the token every `interval` milliseconds. Default:
     /// `tidings-session`.
     pub session_event: EventType,
@@ -37,7 +37,7 @@ pub struct Names {
     /// `tidings-pong`.
     pub pong_event: EventType,
     /// The query parameter that carries the last event id where there is no header. It is what the hub's handler and
-    /// [`Subscription::resume_from`](crate::Subscription::resume_from) read; [`LastEventId`] as an extractor knows only the
+    /// [`Subscription::for_request`](crate::Subscription::for_request) read; [`LastEventId`] as an extractor knows only the
     /// default: `lastEventId`.
     pub last_event_id_parameter: Cow<'static, str>,
 }

@@ -37,11 +37,12 @@ pub struct Stats {
     pub gaps: Gaps,
     /// How far behind the subscriptions are now.
     pub lag: Lag,
-    /// Events that the [`Ring`](crate::replay::Ring) had to let go, or forgot with their topic; 0 over another store.
+    /// Events that the [`Ring`](crate::replay::Ring) let go, for their age or for lack of room, or forgot with their topic; 0
+    /// over another store.
     pub evicted: u64,
     /// What a store other than the [`Ring`](crate::replay::Ring) did not do.
     pub store_errors: StoreErrors,
-    /// Heartbeats that were sent.
+    /// Heartbeats that were sent to clients. Those that clients send are not counted.
     pub heartbeats: u64,
 }
 

@@ -12,6 +12,9 @@
 //! In each case the connection fails with an I/O error, and the server drops its responses. Why it did, the [`Peer`] in
 //! the request's extensions says.
 //!
+//! Behind a proxy, the far end of a connection is the proxy: what stalls and vanishes there is for its own timeouts, such
+//! as nginx's `send_timeout`, or for [client heartbeats](crate::HubBuilder#method.client_heartbeats).
+//!
 //! # On hyper
 //!
 //! ```no_run
