@@ -7,7 +7,7 @@ pub(crate) mod network;
 pub(crate) mod watched;
 
 use bytes::Bytes;
-use http::{Request, Response, request::Parts};
+use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::{
@@ -16,11 +16,10 @@ use hyper_util::{
 };
 use std::{
     env,
-    future::Future,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
 };
-use tidings::{Handler, IntoSubscription};
+use tidings::{ChooseTopics, Handler};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::{JoinHandle, JoinSet},
@@ -66,10 +65,9 @@ impl Drop for Server {
 
 impl Server {
     /// Serves a handler at every path.
-    pub(crate) async fn start<F, R>(via: Via, handler: Handler<F>) -> Self
+    pub(crate) async fn start<F>(via: Via, handler: Handler<F>) -> Self
     where
-        F: Fn(Parts) -> R + Send + Sync + 'static,
-        R: Future<Output: IntoSubscription> + Send + 'static,
+        F: ChooseTopics<Answer: Send + 'static> + Send + Sync + 'static,
     {
         match via {
             Via::Axum => Self::router(axum::Router::new().fallback_service(handler)).await,
@@ -93,10 +91,9 @@ async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-async fn serve_with_hyper<F, R>(listener: TcpListener, handler: Handler<F>)
+async fn serve_with_hyper<F>(listener: TcpListener, handler: Handler<F>)
 where
-    F: Fn(Parts) -> R + Send + Sync + 'static,
-    R: Future<Output: IntoSubscription> + Send + 'static,
+    F: ChooseTopics<Answer: Send + 'static> + Send + Sync + 'static,
 {
     let mut connections = JoinSet::new();
     loop {
