@@ -252,6 +252,9 @@ async fn a_client_that_is_cut_on_either_side_of_nginx_resumes_where_it_was() {
     for http in HTTP {
         let served = Served::start(Hub::builder(), &[]).await;
         let (mut client, mut reader) = served.follow(http, "").await;
+        // One that is cut before it has an id comes back as a new one, and begins with what is published then.
+        served.publish([u32::MAX]).await;
+        assert_eq!(next(&mut reader).await, u32::MAX.to_string());
         let mut received = Vec::new();
         for round in 0..40 {
             // In the middle of some event, or before there is one.

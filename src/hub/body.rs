@@ -250,6 +250,7 @@ impl Wire {
                 let error = SubscriptionError::session(error);
                 #[cfg(feature = "tracing")]
                 self.follower.trace_failure(&error);
+                self.follower.fail();
                 self.failing(error)
             }
         }

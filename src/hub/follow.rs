@@ -291,58 +291,6 @@ impl Follower {
         Poll::Pending
     }
 
-    /// Whether its time is over; and what its client's heartbeat is to be answered.
-    fn look_at_terms(&mut self, cx: &mut Context<'_>) -> Option<Step> {
-        if let Some(Poll::Ready(reason)) = self.terms.as_mut().map(|terms| terms.poll(cx)) {
-            self.end_now(reason);
-        }
-        #[cfg(feature = "client-heartbeats")]
-        return self.pong();
-        #[cfg(not(feature = "client-heartbeats"))]
-        None
-    }
-
-    /// Its waker is kept: what comes from now on wakes it. What came just before is not to wait.
-    #[cfg_attr(
-        not(feature = "client-heartbeats"),
-        expect(clippy::unused_self, reason = "of a client that says something")
-    )]
-    fn pending(&self) -> Poll<Option<Result<Step, SubscriptionError>>> {
-        #[cfg(feature = "client-heartbeats")]
-        if let Some(pong) = self.pong() {
-            return Poll::Ready(Some(Ok(pong)));
-        }
-        Poll::Pending
-    }
-
-    /// What its client's heartbeat is to be answered.
-    #[cfg(feature = "client-heartbeats")]
-    fn pong(&self) -> Option<Step> {
-        if self.member.is_to_go_at_once() || matches!(self.phase, Phase::Ended(_)) {
-            return None;
-        }
-        self.terms.as_ref()?.session.as_ref()?.take_pong().map(Step::Pong)
-    }
-
-    /// Ends it as it was told to.
-    fn end_as_told(&mut self) {
-        let end = self.member.told();
-        self.end_now(end.map_or(EndReason::Closed, |end| end.reason));
-    }
-
-    /// Ends it without handing over anything more. Whoever comes back is told again of what is still to be reported.
-    fn end_now(&mut self, reason: EndReason) {
-        if matches!(self.phase, Phase::Ended(_)) {
-            return;
-        }
-        match self.resume_from() {
-            Some(place) => self.cursor = place,
-            None => self.placeless = true,
-        }
-        self.clear();
-        self.phase = Phase::Ended(Some(reason));
-    }
-
     /// Whether it is on the window, with nothing else to do or to hand over.
     pub(crate) fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Window)

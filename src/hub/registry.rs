@@ -82,7 +82,6 @@ pub(crate) enum Denied {
     Draining,
 }
 
-#[derive(Default)]
 pub(crate) struct Registry {
     state: Mutex<State>,
     /// Somebody left.
@@ -99,13 +98,6 @@ struct State {
     counts: Counts,
 }
 
-impl Default for State {
-    fn default() -> Self {
-        let (keys, watching) = (HashMap::new(), HashMap::new());
-        Self { most: usize::MAX, keys, watching, draining: None, counts: Counts::default() }
-    }
-}
-
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Counts {
     pub(crate) present: usize,
@@ -116,7 +108,9 @@ pub(crate) struct Counts {
 
 impl Registry {
     pub(crate) fn new(most: usize) -> Self {
-        Self { state: Mutex::new(State { most, ..State::default() }), left: Notify::new() }
+        let (keys, watching) = (HashMap::new(), HashMap::new());
+        let state = State { most, keys, watching, draining: None, counts: Counts::default() };
+        Self { state: Mutex::new(state), left: Notify::new() }
     }
 
     /// Lets a subscription in, under limits of different keys.
@@ -245,8 +239,9 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        let state = std::mem::take(&mut *self.state.lock());
+        let state = self.state.lock();
         let watching: Vec<_> = state.watching.values().flatten().filter_map(Weak::upgrade).collect();
+        drop(state);
         wake_all(&mut watching.iter().filter_map(|watching| watching.end()).collect());
     }
 }

@@ -133,14 +133,7 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         let _ = self.shut_down();
-        for _ in 0..100 {
-            if let Ok(Some(_)) = self.process.try_wait() {
-                break;
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        crate::support::end(&mut self.process);
         // The last of the browser's processes may still be writing to it.
         for _ in 0..100 {
             if fs::remove_dir_all(&self.profile).is_ok() || !self.profile.exists() {

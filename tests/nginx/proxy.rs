@@ -8,7 +8,6 @@ use std::{
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    thread,
     time::{Duration, Instant},
 };
 use tokio::{net::TcpStream, time::sleep};
@@ -97,14 +96,7 @@ impl Drop for Nginx {
         // One that is killed leaves its workers behind.
         let id = rustix::process::Pid::from_child(&self.process);
         let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
-        for _ in 0..100 {
-            if let Ok(Some(_)) = self.process.try_wait() {
-                break;
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        crate::support::end(&mut self.process);
         let _ = fs::remove_dir_all(&self.folder);
     }
 }

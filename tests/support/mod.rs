@@ -172,3 +172,15 @@ impl Client {
         }
     }
 }
+
+/// Waits for a process that was asked to end, and ends one that does not.
+pub(crate) fn end(process: &mut std::process::Child) {
+    for _ in 0..100 {
+        if let Ok(Some(_)) = process.try_wait() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let _ = process.kill();
+    let _ = process.wait();
+}

@@ -1,6 +1,6 @@
-//! How a follower becomes one that others see, and how it leaves.
+//! How a follower becomes one that others see, what it may be told then, and how it leaves.
 
-use super::{Follower, Phase};
+use super::{Follower, Phase, Step};
 #[cfg(feature = "client-heartbeats")]
 use crate::hub::session::Session;
 #[cfg(feature = "tracing")]
@@ -79,11 +79,8 @@ impl Follower {
         if self.seen != Seen::NotYet {
             return Poll::Ready(Ok(()));
         }
-        let entered = ready!(self.poll_outcome(cx)).and_then(|()| self.enter());
-        Poll::Ready(entered.inspect_err(|_| {
-            self.fail();
-            self.seen = Seen::Away;
-        }))
+        let opened = ready!(self.poll_outcome(cx)).inspect_err(|_| self.turn_away());
+        Poll::Ready(opened.and_then(|()| self.enter()))
     }
 
     /// The same where that is known.
@@ -98,13 +95,12 @@ impl Follower {
         let details = Details { labels: intro.labels, keys, peer: intro.peer };
         let (shared, subscriber) = (&self.shared, self.subscriber());
         let (registry, window) = (&shared.registry, &shared.window);
-        let entered = registry.enter(window, &self.attached, &subscriber, &limits, details, outcome);
-        let entered = match entered {
+        let entered = match registry.enter(window, &self.attached, &subscriber, &limits, details, outcome) {
             Ok(entered) => entered,
             Err(denied) => {
                 #[cfg(feature = "tracing")]
                 trace::denied(&self.member, denied);
-                self.fail();
+                self.turn_away();
                 return Err(denied.into());
             }
         };
@@ -139,6 +135,58 @@ impl Follower {
         Ok(session)
     }
 
+    /// Whether its time is over; and what its client's heartbeat is to be answered.
+    pub(super) fn look_at_terms(&mut self, cx: &mut Context<'_>) -> Option<Step> {
+        if let Some(Poll::Ready(reason)) = self.terms.as_mut().map(|terms| terms.poll(cx)) {
+            self.end_now(reason);
+        }
+        #[cfg(feature = "client-heartbeats")]
+        return self.pong();
+        #[cfg(not(feature = "client-heartbeats"))]
+        None
+    }
+
+    /// Its waker is kept: what comes from now on wakes it. What came just before is not to wait.
+    #[cfg_attr(
+        not(feature = "client-heartbeats"),
+        expect(clippy::unused_self, reason = "of a client that says something")
+    )]
+    pub(super) fn pending(&self) -> Poll<Option<Result<Step, SubscriptionError>>> {
+        #[cfg(feature = "client-heartbeats")]
+        if let Some(pong) = self.pong() {
+            return Poll::Ready(Some(Ok(pong)));
+        }
+        Poll::Pending
+    }
+
+    /// What its client's heartbeat is to be answered.
+    #[cfg(feature = "client-heartbeats")]
+    fn pong(&self) -> Option<Step> {
+        if self.member.is_to_go_at_once() || matches!(self.phase, Phase::Ended(_)) {
+            return None;
+        }
+        self.terms.as_ref()?.session.as_ref()?.take_pong().map(Step::Pong)
+    }
+
+    /// Ends it as it was told to.
+    pub(super) fn end_as_told(&mut self) {
+        let end = self.member.told();
+        self.end_now(end.map_or(EndReason::Closed, |end| end.reason));
+    }
+
+    /// Ends it without handing over anything more. Whoever comes back is told again of what is still to be reported.
+    pub(super) fn end_now(&mut self, reason: EndReason) {
+        if matches!(self.phase, Phase::Ended(_)) {
+            return;
+        }
+        match self.resume_from() {
+            Some(place) => self.cursor = place,
+            None => self.placeless = true,
+        }
+        self.clear();
+        self.phase = Phase::Ended(Some(reason));
+    }
+
     /// Takes in that it is over.
     pub(crate) fn leave(&mut self) {
         let lost = self.member.details().and_then(|details| details.peer.as_ref()?.lost());
@@ -169,6 +217,12 @@ impl Follower {
     #[cfg(feature = "tracing")]
     pub(crate) fn trace_failure(&self, error: &SubscriptionError) {
         trace::failed(&self.member, self.span.as_deref(), error);
+    }
+
+    /// It never comes in.
+    fn turn_away(&mut self) {
+        self.fail();
+        self.seen = Seen::Away;
     }
 
     /// Nothing follows a failure.
