@@ -2,7 +2,7 @@
 //!
 //! It knows methods and bodies, and nothing of sessions: a token that is good and one that is not differ by one status.
 
-use crate::Hub;
+use crate::{Hub, hub::Heard};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
@@ -23,6 +23,7 @@ const MOST_BYTES: usize = 64;
 /// | --- | --- |
 /// | POST, with a token as its body | 204; the stream answers with an event |
 /// | POST, with anything else, or with the token of a session that has ended | 404 |
+/// | POST, with a token that is not of this process, while the others cannot be asked | 503; the next one may work |
 /// | another method | 405 with `allow` |
 ///
 /// It is a tower `Service` for `Router::route_service`, and a hyper `Service`.
@@ -60,7 +61,9 @@ impl Hub {
     /// });
     /// ```
     ///
-    /// A token is known to the process that gave it: behind a load balancer, both requests have to go to the same one.
+    /// A token is known to the process that gave it: behind a load balancer, both requests have to go to the same one, unless
+    /// the hubs [share a log](crate::replay::ReplayStore::feed). Then this one asks the others, and waits up to two seconds
+    /// for an answer.
     #[cfg_attr(docsrs, doc(cfg(feature = "client-heartbeats")))]
     pub fn heartbeat_handler(&self) -> HeartbeatHandler {
         HeartbeatHandler { hub: self.clone() }
@@ -81,8 +84,15 @@ impl HeartbeatHandler {
                 return Ok(response);
             }
             let body = Limited::new(Box::pin(request.into_body().map_err(|_| TooBad)), MOST_BYTES).collect().await;
-            let known = body.is_ok_and(|body| hub.heartbeat(body.to_bytes().trim_ascii()));
-            *response.status_mut() = if known { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND };
+            let heard = match body {
+                Ok(body) => hub.heartbeat_anywhere(body.to_bytes().trim_ascii()).await,
+                Err(_) => Heard::No,
+            };
+            *response.status_mut() = match heard {
+                Heard::Yes => StatusCode::NO_CONTENT,
+                Heard::No => StatusCode::NOT_FOUND,
+                Heard::Unsure => StatusCode::SERVICE_UNAVAILABLE,
+            };
             Ok(response)
         })
     }

@@ -182,8 +182,8 @@ pub use crate::{
     field::{EventId, EventType, FieldError},
     handler::{ChooseTopics, Handler, HandlerBody, IntoSubscription, Refusal, SameTopics},
     hub::{
-        CursorMoves, Drain, Drained, EndReason, EndWord, Gap, GapPolicy, GapReason, Gaps, Hub, HubBuilder, Lag,
-        LagBudget, LeaveReason, Left, Limit, Message, Names, Opened, Presence, PresenceChange, PresenceChanges,
+        CursorMoves, Drain, Drained, EndReason, EndWord, FeedStats, Gap, GapPolicy, GapReason, Gaps, Hub, HubBuilder,
+        Lag, LagBudget, LeaveReason, Left, Limit, Message, Names, Opened, Presence, PresenceChange, PresenceChanges,
         Producer, PublishError, Refusals, Resume, Snapshots, Start, Stats, StoreErrors, Subscriber, Subscription,
         SubscriptionBody, SubscriptionError, Volume,
     },

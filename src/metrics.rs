@@ -3,7 +3,7 @@
 //! They are pulled: nothing is told to a recorder where events are delivered, and none is called under a lock. Every series
 //! is there from the first time on, also at zero, and there are as many as the table has room for.
 
-use crate::{Gaps, Lag, Opened, Refusals, Stats, StoreErrors, Volume};
+use crate::{FeedStats, Gaps, Lag, Opened, Refusals, Stats, StoreErrors, Volume};
 use metrics::{Label, Unit, counter, describe_counter, describe_gauge, gauge};
 
 impl Stats {
@@ -35,7 +35,11 @@ impl Stats {
     /// | `tidings_gap_positions_total` | counter | count | | the positions that they span |
     /// | `tidings_lag_max` | gauge | count | | [`lag`](Self::lag): the furthest behind, in positions |
     /// | `tidings_lag_subscriptions` | gauge | count | `le`: `0`, `10`, `100`, `1000`, `10000`, `+Inf` | how many subscriptions are at most so far behind: each bound counts those below it, too, as the buckets of a histogram do |
-    /// | `tidings_store_errors_total` | counter | count | `operation`: `append`, `read` | [`store_errors`](Self::store_errors) |
+    /// | `tidings_store_errors_total` | counter | count | `operation`: `append`, `read`, `notify` | [`store_errors`](Self::store_errors) |
+    /// | `tidings_feed_connected` | gauge | count | | [`feed`](Self::feed): 1 while it is followed, else 0; this and the next only over a log that is shared |
+    /// | `tidings_feed_interruptions_total` | counter | count | | how often it was cut off |
+    /// | `tidings_feed_missed_total` | counter | count | | events that it did not bring by itself |
+    /// | `tidings_feed_skips_total` | counter | count | | how often every subscription had to read for itself |
     /// | `tidings_heartbeats_total` | counter | count | | [`heartbeats`](Self::heartbeats) |
     ///
     /// A counter of the facade never goes back, so after a hub was made anew in the same process, its counters stand still
@@ -68,6 +72,7 @@ impl Stats {
             lag,
             evicted,
             store_errors,
+            feed,
             heartbeats,
         } = self;
         series.now("tidings_subscriptions", "Subscriptions that are there now.", *subscriptions as u64);
@@ -105,10 +110,17 @@ impl Stats {
         series.now("tidings_lag_max", "How many positions the furthest subscription is behind.", *max);
         series.lag("tidings_lag_subscriptions", "Subscriptions that are at most so far behind.", subscriptions);
 
-        let StoreErrors { append, read } = *store_errors;
-        let operations = [("append", append), ("read", read)];
+        let StoreErrors { append, read, notify } = *store_errors;
+        let operations = [("append", append), ("read", read), ("notify", notify)];
         let what = "Calls to the store that failed, or were not answered in time.";
         series.totals("tidings_store_errors_total", what, "operation", operations);
+        if let Some(FeedStats { connected, interruptions, missed, skips }) = *feed {
+            let what = "Whether the feed of the shared log is followed.";
+            series.now("tidings_feed_connected", what, u64::from(connected));
+            series.total("tidings_feed_interruptions_total", "How often the feed was cut off.", interruptions);
+            series.total("tidings_feed_missed_total", "Events that the feed did not bring by itself.", missed);
+            series.total("tidings_feed_skips_total", "How often every subscription had to read for itself.", skips);
+        }
         series.total("tidings_heartbeats_total", "Heartbeats that were sent.", *heartbeats);
     }
 }

@@ -2,13 +2,14 @@
 
 use super::{
     Counters, CursorMoves, GapPolicy, Handle, Hub, LagBudget, Names, Queue, Registry, Settings, Shared, Start, Store,
-    Window, window::TopicLife,
+    Window, feed, window::TopicLife,
 };
 use crate::{
     KeepAlive,
-    replay::{Cursor, ErasedStore, Limits, ReadError, ReplayStore, Ring},
+    replay::{Cursor, ErasedStore, Feed, Limits, ReadError, ReplayStore, Ring, Run},
 };
 use std::{sync::Arc, time::Duration};
+use tokio::runtime::Handle as Runtime;
 
 /// Makes a [`Hub`]; from [`Hub::builder`].
 ///
@@ -223,25 +224,29 @@ impl HubBuilder {
         let ring = std::mem::take(&mut self.ring);
         // The window shows nothing that the ring has let go.
         self.window = self.window.within(&ring.limits());
-        self.hub(ring.head_now(), Store::Ring(ring))
+        self.hub(ring.head_now(), Store::Ring(ring), None)
     }
 
     /// A hub over another store, once it has said where its log ends. A [`ring`](Self::ring) that was set is not used.
     ///
     /// The store is appended to in the tokio runtime in which this is awaited, which must have its timer enabled and live
-    /// as long as the hub; outside of one, in that of a publisher.
+    /// as long as the hub; outside of one, in that of a publisher. A store that [nodes share](ReplayStore::feed) is also
+    /// followed there, from now on and until the hub is closed or gone.
     ///
     /// # Errors
     ///
-    /// When the store cannot be read.
+    /// When the store cannot be read, or is one that nodes share and there is no runtime.
     pub async fn open(self, store: impl ReplayStore) -> Result<Hub, ReadError> {
         let head = store.head().await?;
+        let feed = store.feed(head);
         let store: Arc<dyn ErasedStore> = Arc::new(store);
-        Ok(self.hub(head, Store::Other(store)))
+        let Some(feed) = feed else { return Ok(self.hub(head, Store::Other(store), None)) };
+        let runtime = Runtime::try_current().map_err(ReadError::new)?;
+        Ok(self.hub(head, Store::Other(store), Some((feed, runtime))))
     }
 
-    fn hub(self, head: Cursor, store: Store) -> Hub {
-        let shared = Shared {
+    fn hub(self, head: Cursor, store: Store, feed: Option<(Feed, Runtime)>) -> Hub {
+        let shared = Arc::new(Shared {
             window: Window::new(head, self.window, self.topic_life),
             store,
             queue: Queue::default(),
@@ -253,8 +258,11 @@ impl HubBuilder {
             max_event_bytes: self.max_event_bytes,
             append_timeout: self.append_timeout,
             read_timeout: self.read_timeout,
-            runtime: tokio::runtime::Handle::try_current().ok(),
-        };
-        Hub { handle: Arc::new(Handle { shared: Arc::new(shared) }) }
+            has_feed: feed.is_some(),
+            node: Run::new_log().epoch,
+            runtime: Runtime::try_current().ok(),
+        });
+        let feed = feed.map(|(feed, runtime)| runtime.spawn(feed::follow(Arc::clone(&shared), feed)).abort_handle());
+        Hub { handle: Arc::new(Handle { shared, feed }) }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{
     Hub, Shared,
+    control::Control,
     member::{Member, Subscriber},
     window::Goes,
 };
@@ -37,7 +38,45 @@ pub enum EndReason {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EndWord(&'static str);
 
+/// What other nodes gave as words of their own, kept for good: an application has a few.
+static HEARD: std::sync::Mutex<Vec<&'static str>> = std::sync::Mutex::new(Vec::new());
+
+/// More than that are not an application's words.
+const MOST_HEARD: usize = 256;
+
 impl EndReason {
+    /// The reason of a word that another node gave. One that is no application's word, or one too many, is `ended`.
+    pub(crate) fn from_word(word: &str) -> Self {
+        let own = [
+            Self::Finished,
+            Self::Lagged,
+            Self::Gap,
+            Self::Closed,
+            Self::Drained,
+            Self::Expired,
+            Self::Replaced,
+            Self::Silent,
+        ];
+        if let Some(own) = own.into_iter().find(|reason| reason.as_str() == word) {
+            return own;
+        }
+        let other = Self::Application(EndWord("ended"));
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if word.is_empty() || word.len() > 32 || !word.bytes().all(fits) {
+            return other;
+        }
+        let mut heard = HEARD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(known) = heard.iter().find(|known| **known == word) {
+            return Self::Application(EndWord(known));
+        }
+        if heard.len() == MOST_HEARD {
+            return other;
+        }
+        let kept: &'static str = String::from(word).leak();
+        heard.push(kept);
+        Self::Application(EndWord(kept))
+    }
+
     /// A reason of the application's own, such as `logged-out`: a word of up to 32 lower-case letters, digits and hyphens.
     ///
     /// # Panics
@@ -110,28 +149,54 @@ impl Hub {
     /// It sees those who are served. Revoke what lets the user in first; and where authorising takes time, look again
     /// whether it is still so as the last thing, because a request that is on its way is not seen.
     ///
+    /// It picks among those of this hub. Where several nodes share a log, [`end_labelled`](Self::end_labelled) reaches all.
+    ///
+    /// ```
+    /// use tidings::{EndReason, Hub};
+    ///
+    /// const MOVED: EndReason = EndReason::application("moved");
+    ///
+    /// fn close_rooms(hub: &Hub, closed: &[&str]) -> usize {
+    ///     hub.end_where(|subscriber| subscriber.label("room").is_some_and(|room| closed.contains(&room)), MOVED)
+    /// }
+    /// ```
+    pub fn end_where(&self, picks: impl FnMut(&Subscriber) -> bool, reason: EndReason) -> usize {
+        self.handle.shared.end_where(picks, reason)
+    }
+
+    /// Ends, at once, every subscription that has a [label](crate::Subscription::label): those of a user who logged out.
+    /// Returns how many were told in this hub.
+    ///
+    /// As [`end_where`](Self::end_where), and over a [log that nodes share](crate::replay::ReplayStore::feed) on all of them. If
+    /// a node cannot be reached, nothing says so, but that the message could not be sent is among the
+    /// [`StoreErrors`](crate::StoreErrors): where it has to be certain, let permissions
+    /// [expire](crate::Subscription::expires_in) too.
+    ///
     /// ```
     /// use tidings::{EndReason, Hub};
     ///
     /// const LOGGED_OUT: EndReason = EndReason::application("logged-out");
     ///
     /// fn log_out(hub: &Hub, user: &str) -> usize {
-    ///     hub.end_where(|subscriber| subscriber.label("user") == Some(user), LOGGED_OUT)
+    ///     hub.end_labelled("user", user, LOGGED_OUT)
     /// }
     /// ```
-    pub fn end_where(&self, mut picks: impl FnMut(&Subscriber) -> bool, reason: EndReason) -> usize {
-        let shared = &self.handle.shared;
-        let subscribers = shared.window.members().into_iter().map(|member| Subscriber::new(member, shared));
-        let picked: Vec<_> = subscribers.filter(|subscriber| picks(subscriber)).map(|picked| picked.member).collect();
-        shared.tell(&picked, End { reason, at_once: true })
+    pub fn end_labelled(&self, name: impl AsRef<str>, value: impl AsRef<str>, reason: EndReason) -> usize {
+        let (shared, name, value) = (&self.handle.shared, name.as_ref(), value.as_ref());
+        let here = shared.end_where(|subscriber| subscriber.label(name) == Some(value), reason);
+        shared.tell_others(&Control::EndLabelled { name: name.into(), value: value.into(), reason });
+        here
     }
 
-    /// Ends, at once, every subscription that follows a topic, also if it follows others. Returns how many were told.
+    /// Ends, at once, every subscription that follows a topic, also if it follows others. Returns how many were told in this
+    /// hub.
     ///
-    /// As [`end_where`](Self::end_where). To end a topic for good, [`finish`](Self::finish) it.
+    /// As [`end_labelled`](Self::end_labelled), on all nodes. To end a topic for good, [`finish`](Self::finish) it.
     pub fn end_topic(&self, topic: impl Into<Topic>, reason: EndReason) -> usize {
-        let shared = &self.handle.shared;
-        shared.tell(&shared.window.members_of(&topic.into()), End { reason, at_once: true })
+        let (shared, topic) = (&self.handle.shared, topic.into());
+        let here = shared.end_topic(&topic, reason);
+        shared.tell_others(&Control::EndTopic { topic, reason });
+        here
     }
 }
 

@@ -6,9 +6,11 @@
 
 mod body;
 mod builder;
+mod control;
 mod drain;
 mod end;
 mod error;
+mod feed;
 mod follow;
 mod gap;
 mod lag;
@@ -29,6 +31,8 @@ mod terms;
 mod trace;
 mod window;
 
+#[cfg(feature = "client-heartbeats")]
+pub(crate) use self::session::Heard;
 pub use self::{
     body::SubscriptionBody,
     builder::HubBuilder,
@@ -44,19 +48,20 @@ pub use self::{
     registry::Limit,
     settings::{CursorMoves, Names},
     snapshot::Snapshots,
-    stats::{Gaps, Lag, Left, Opened, Refusals, Stats, StoreErrors, Volume},
+    stats::{FeedStats, Gaps, Lag, Left, Opened, Refusals, Stats, StoreErrors, Volume},
     subscription::{Message, Subscription},
 };
 use self::{
-    error::PublishErrorKind, publish::Queue, registry::Registry, settings::Settings, stats::Counters, window::Window,
+    control::Control, error::PublishErrorKind, publish::Queue, registry::Registry, settings::Settings, stats::Counters,
+    window::Window,
 };
 use crate::{
     Event, LastEventId, Topic, Topics,
-    replay::{BoxFuture, Cursor, Draft, ErasedStore, Kind, ReadError, Record, Ring},
+    replay::{BoxFuture, Cursor, Draft, ErasedStore, Kind, Notice, ReadError, Record, Ring},
 };
 use http::request::Parts;
 use std::{fmt, sync::Arc, time::Duration};
-use tokio::{runtime::Handle as Runtime, time::timeout};
+use tokio::{runtime::Handle as Runtime, task::AbortHandle, time::timeout};
 
 /// A longer time than this counts as this, because clocks end somewhere.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -94,11 +99,20 @@ pub struct Hub {
 /// What the clones of a hub share; subscriptions and tasks have only the inside, so that they do not keep it alive.
 struct Handle {
     shared: Arc<Shared>,
+    /// What takes in the feed, if there is one.
+    feed: Option<AbortHandle>,
+}
+
+impl Handle {
+    fn close(&self) {
+        self.shared.window.close();
+        self.feed.iter().for_each(AbortHandle::abort);
+    }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.window.close();
+        self.close();
     }
 }
 
@@ -114,6 +128,11 @@ struct Shared {
     max_event_bytes: usize,
     append_timeout: Duration,
     read_timeout: Duration,
+    /// Whether the store is shared with other nodes, and its feed says what they and this one appended: nothing else is
+    /// shown then.
+    has_feed: bool,
+    /// Tells what this hub says to others from what they say.
+    node: u64,
     /// Where a store other than the ring is appended to: the runtime in which the hub was opened.
     runtime: Option<Runtime>,
 }
@@ -295,10 +314,14 @@ impl Hub {
     /// They get it in its order among what is published; who is behind by more than a few dozen of them, or comes later,
     /// does not, and is not told. It has no id. Returns how many subscriptions are to get it, before their filters.
     ///
+    /// Over a [log that nodes share](crate::replay::ReplayStore::feed), the subscribers of all nodes get it; those of the
+    /// others are not in the number. Where it cannot be sent, that is among the [`StoreErrors`].
+    ///
     /// # Errors
     ///
     /// When the event is too large, the hub was closed, or the topic is known to be finished: the store is not asked, so
-    /// where nobody reads this can also be `Ok(0)`.
+    /// where nobody reads this can also be `Ok(0)`. Over a log that nodes share also [`PublishError::is_busy`], when a
+    /// thousand others wait for it.
     pub fn publish_ephemeral(&self, topic: impl Into<Topic>, event: Event) -> Result<usize, PublishError> {
         self.publish_ephemeral_record(Record::new(topic, event))
     }
@@ -315,7 +338,14 @@ impl Hub {
         if record.kind() != Kind::Event {
             return Err(PublishErrorKind::NotEphemeral.into());
         }
-        let readers = shared.window.publish_ephemeral(record)?;
+        let readers = if shared.has_feed {
+            // It comes back on the feed, in the order in which all nodes get it.
+            let readers = shared.window.readers(record.topic())?;
+            publish::notify(shared, Notice::Ephemeral(record))?;
+            readers
+        } else {
+            shared.window.publish_ephemeral(record)?
+        };
         shared.counters.ephemeral();
         Ok(readers)
     }
@@ -352,9 +382,13 @@ impl Hub {
         Producer::new(self.clone(), topic.into())
     }
 
-    /// Asks the [`Producer`] of a topic to stop, on behalf of a reader. Returns whether there is one.
+    /// Asks the [`Producer`] of a topic to stop, on behalf of a reader. Returns whether there is one in this hub: over a
+    /// [log that nodes share](crate::replay::ReplayStore::feed), those on the others are asked too.
     pub fn stop(&self, topic: impl Into<Topic>) -> bool {
-        self.handle.shared.window.ask_to_stop(&topic.into())
+        let (shared, topic) = (&self.handle.shared, topic.into());
+        let here = shared.window.ask_to_stop(&topic);
+        shared.tell_others(&Control::Stop { topic });
+        here
     }
 
     /// Forgets a topic: its events, that it was finished, and that it was created. It can be published to again.
@@ -398,7 +432,7 @@ impl Hub {
     ///
     /// A client that has stopped reading is not ended by this: its connection is for the server to cut.
     pub fn close(&self) {
-        self.handle.shared.window.close();
+        self.handle.close();
     }
 
     /// Follows one topic ([`Topic`]) or several ([`Topics`]), from now on, or from where

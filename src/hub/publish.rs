@@ -1,11 +1,15 @@
 //! How records get into the log and to the subscribers, in one order.
 //!
 //! Over the [`Ring`](crate::replay::Ring), appending and showing are one critical section. Over any other store, one
-//! batch at a time has the turn: the store appends it, then the window shows it, then the next batch goes.
+//! batch at a time has the [`turn`]: the store appends it, then the window shows it, then the next batch goes. Over one that
+//! nodes share, it is the [feed](super::feed) that shows what was appended.
 //!
 //! Invariants: no code of a store runs under a lock; a record that a store took is shown even if its publisher is gone;
 //! while it is not known what a store took, nothing more is appended.
 
+mod turn;
+
+use self::turn::Turn;
 #[cfg(feature = "tracing")]
 use super::trace;
 use super::{
@@ -13,22 +17,14 @@ use super::{
     error::{PublishError, PublishErrorKind as Kind},
 };
 use crate::{
-    Topic, Topics,
-    replay::{AppendError, Cursor, Draft, Entry, ErasedStore, Outcomes, Read, ReadError, ReadFrom, Record, Ring},
+    Topic,
+    replay::{AppendError, Cursor, Draft, Entry, Notice, ReadError, Record, Refused, Ring},
     sync::Mutex,
 };
-use std::{collections::BTreeSet, error::Error, sync::Arc, time::Duration};
-use tokio::{
-    runtime::Handle,
-    sync::oneshot,
-    time::{Instant, sleep, timeout},
-};
+use std::{collections::BTreeSet, sync::Arc};
+use tokio::{runtime::Handle, sync::oneshot, time::Instant};
 
 type Outcome = Result<Cursor, PublishError>;
-
-/// How long to wait before a store that could not be read is asked again what it took; doubled each time, up to the
-/// second.
-const RECOVERY_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 impl Shared {
     /// Takes in that the store did not take a batch, or does not say whether it did.
@@ -50,6 +46,8 @@ pub(crate) struct Queue {
 struct QueueState {
     taken: bool,
     waiting: Vec<Job>,
+    /// How many notices wait, or are with the store.
+    notices: usize,
     /// Whether the runtime in which the hub was opened has ended.
     home_lost: bool,
     /// The topics of a batch that is with the store, or whose outcome is unknown.
@@ -66,6 +64,8 @@ struct Job {
 enum Work {
     Append(Append),
     Forget(Topic, oneshot::Sender<Result<(), ReadError>>),
+    /// For all nodes.
+    Notify(Notice),
 }
 
 #[derive(Debug)]
@@ -81,6 +81,25 @@ pub(crate) async fn forget(shared: &Arc<Shared>, topic: Topic) -> Result<(), Rea
     let (reply, answer) = oneshot::channel();
     enqueue(shared, Job { work: Work::Forget(topic, reply), runtime });
     answer.await.unwrap_or_else(|lost| Err(ReadError::new(lost)))
+}
+
+/// Notices that may wait for the store at a time: they are worth nothing later.
+const MOST_NOTICES: usize = 1024;
+
+/// Sends a notice to all nodes, in its order among what is published here. Whether that worked, the counters know.
+pub(crate) fn notify(shared: &Arc<Shared>, notice: Notice) -> Result<(), PublishError> {
+    let runtime = Handle::try_current().ok().or_else(|| shared.runtime.clone()).ok_or(Kind::NoRuntime)?;
+    if shared.window.is_closed() {
+        return Err(Kind::Closed.into());
+    }
+    let mut state = shared.queue.state.lock();
+    if state.notices >= MOST_NOTICES {
+        return Err(Kind::Busy.into());
+    }
+    state.notices += 1;
+    drop(state);
+    enqueue(shared, Job { work: Work::Notify(notice), runtime });
+    Ok(())
 }
 
 /// Publishes without waiting, or says why that cannot be.
@@ -165,7 +184,10 @@ fn push(
     now: Instant,
     show: &mut dyn FnMut(Arc<Entry>),
 ) -> Result<(Cursor, Option<Arc<Entry>>), PublishError> {
-    let (entry, evicted) = ring.push(draft, now)?;
+    let (entry, evicted) = match ring.push(draft, now) {
+        Err(Refused::Duplicate(first)) => return Ok((first, None)),
+        pushed => pushed?,
+    };
     let cursor = entry.cursor();
     show(entry);
     Ok((cursor, evicted))
@@ -190,235 +212,16 @@ fn failed(count: usize, kind: &Kind) -> Vec<Outcome> {
     (0..count).map(|_| Err(kind.clone().into())).collect()
 }
 
-/// The right to append; there is one. Dropped, it goes to a task that serves those who wait, or back.
-struct Turn {
-    shared: Arc<Shared>,
-    /// Whether a task has it and is not done.
-    serving: bool,
-    /// Whether that task was ever polled.
-    begun: bool,
-}
-
-impl Turn {
-    fn try_take(shared: &Arc<Shared>) -> Option<Self> {
-        let taken = std::mem::replace(&mut shared.queue.state.lock().taken, true);
-        (!taken).then(|| Self { shared: Arc::clone(shared), serving: false, begun: false })
-    }
-
-    fn waiting(&self) -> Vec<Job> {
-        std::mem::take(&mut self.shared.queue.state.lock().waiting)
-    }
-
-    /// Finds out what the store took, if there is a runtime to do that in; or else the next `publish` does.
-    fn recover_later(mut self) {
-        if let Some(runtime) = self.shared.runtime.clone().or_else(|| Handle::try_current().ok()) {
-            self.serving = true;
-            runtime.spawn(self.serve(Vec::new()));
-        }
-    }
-
-    fn is_unsure(&self) -> bool {
-        !self.shared.queue.state.lock().unsure.is_empty()
-    }
-
-    fn mark_unsure(&self, batch: &[Record]) {
-        self.shared.queue.state.lock().unsure.extend(batch.iter().map(|record| record.topic().clone()));
-    }
-
-    fn mark_sure(&self) {
-        self.shared.queue.state.lock().unsure.clear();
-    }
-
-    /// Shows what the store took, and makes the answers.
-    fn settle(&self, batch: &[Record], outcomes: Outcomes) -> Vec<Outcome> {
-        let outcomes = match outcomes.inspect_err(|error| self.shared.append_failed(error)) {
-            Ok(outcomes) if outcomes.len() == batch.len() => outcomes,
-            Ok(_) => {
-                let error = AppendError::unknown("the store's outcomes are not as many as the records");
-                self.shared.append_failed(&error);
-                return failed(batch.len(), &Kind::Unknown(Arc::new(error)));
-            }
-            Err(error) if error.is_unknown() => return failed(batch.len(), &Kind::Unknown(Arc::new(error))),
-            Err(error) => {
-                self.mark_sure();
-                return failed(batch.len(), &Kind::Store(Arc::new(error)));
-            }
-        };
-        let mut entries = Vec::with_capacity(batch.len());
-        let mut answers = Vec::with_capacity(batch.len());
-        for (record, outcome) in batch.iter().zip(outcomes) {
-            entries.extend(outcome.as_ref().ok().map(|cursor| Arc::new(Entry::new(*cursor, record.clone()))));
-            answers.push(outcome.map_err(PublishError::from));
-        }
-        self.shared.window.publish(entries);
-        self.mark_sure();
-        answers
-    }
-
-    /// Appends for those who wait until there are none.
-    async fn serve(mut self, jobs: Vec<Job>) {
-        self.begun = true;
-        if let Store::Other(store) = &self.shared.store {
-            self.serve_all(store, jobs).await;
-        }
-        self.serving = false;
-    }
-
-    async fn serve_all(&self, store: &Arc<dyn ErasedStore>, mut jobs: Vec<Job>) {
-        let mut backoff = RECOVERY_BACKOFF.0;
-        loop {
-            let unsure = self.shared.queue.state.lock().unsure.clone();
-            if !unsure.is_empty() {
-                let recovered = timeout(self.shared.append_timeout, self.recover(store, unsure)).await;
-                match recovered.unwrap_or_else(|_| Err(ReadError::new("the store does not answer"))) {
-                    Ok(()) => self.mark_sure(),
-                    // The hub is gone: nobody is left to show anything to.
-                    Err(_) if self.shared.window.is_closed() => return,
-                    Err(error) => {
-                        self.shared.counters.read_error();
-                        #[cfg(feature = "tracing")]
-                        trace::store_failed("recover", &error);
-                        jobs.append(&mut self.waiting());
-                        let why: Arc<dyn Error + Send + Sync> = Arc::new(error);
-                        refuse(jobs, &why);
-                        sleep(backoff).await;
-                        backoff = RECOVERY_BACKOFF.1.min(backoff * 2);
-                        jobs = self.waiting();
-                        continue;
-                    }
-                }
-            }
-            backoff = RECOVERY_BACKOFF.0;
-            if jobs.is_empty() {
-                jobs = self.waiting();
-            }
-            if jobs.is_empty() {
-                return;
-            }
-            // In their order: what was published before a topic was forgotten must not bring it back.
-            let forgets = |job: &Job| matches!(job.work, Work::Forget(..));
-            let until = jobs.iter().position(forgets).unwrap_or(jobs.len()).max(1);
-            let rest = jobs.split_off(until);
-            let mut appends = Vec::new();
-            for job in std::mem::replace(&mut jobs, rest) {
-                match job.work {
-                    Work::Append(append) => appends.push(append),
-                    Work::Forget(topic, reply) => {
-                        let asked = Instant::now();
-                        let forgotten = self.shared.in_time(Arc::clone(store).forget(topic.clone())).await;
-                        // After a failure, whether the topic is still there is for the store to say.
-                        #[cfg(feature = "tracing")]
-                        let forgotten = forgotten.inspect_err(|error| trace::store_failed("forget", error));
-                        self.shared.window.forget(&topic, forgotten.is_ok(), || ());
-                        let late = forgotten.is_err() && asked.elapsed() >= self.shared.read_timeout;
-                        let _ = reply.send(forgotten);
-                        if late {
-                            // Nobody waits longer than this behind it.
-                            jobs.append(&mut self.waiting());
-                            let why: Arc<dyn Error + Send + Sync> =
-                                Arc::new(AppendError::refused("the store does not answer"));
-                            refuse(std::mem::take(&mut jobs), &why);
-                        }
-                    }
-                }
-            }
-            if !appends.is_empty() {
-                self.append(store, appends).await;
-            }
-        }
-    }
-
-    /// Appends what some ask for as one batch, and answers them.
-    async fn append(&self, store: &Arc<dyn ErasedStore>, mut asked: Vec<Append>) {
-        let batch: Arc<[Record]> = asked.iter_mut().flat_map(|one| std::mem::take(&mut one.records)).collect();
-        self.mark_unsure(&batch);
-        let limit = self.shared.append_timeout;
-        let mut append = Arc::clone(store).append(Arc::clone(&batch));
-        let in_time = timeout(limit, append.as_mut()).await;
-        let outcomes = if let Ok(outcomes) = in_time {
-            outcomes
-        } else {
-            // The append goes on, because what it stores must be shown. Nobody waits for it any more, nor longer than
-            // this behind it.
-            let error = AppendError::unknown("the store did not answer in time");
-            self.shared.append_failed(&error);
-            let unknown = Kind::Unknown(Arc::new(error));
-            asked.drain(..).for_each(|one| one.fail(&unknown));
-            loop {
-                if let Ok(outcomes) = timeout(limit, append.as_mut()).await {
-                    break outcomes;
-                }
-                let why: Arc<dyn Error + Send + Sync> = Arc::new(AppendError::refused("the store does not answer"));
-                refuse(self.waiting(), &why);
-            }
-        };
-        let mut answers = self.settle(&batch, outcomes).into_iter();
-        for one in asked {
-            // A publisher that is gone needs no answer.
-            let _ = one.reply.send(answers.by_ref().take(one.count).collect());
-        }
-    }
-
-    /// Shows what the store took of batches whose outcome is unknown.
-    async fn recover(&self, store: &Arc<dyn ErasedStore>, topics: BTreeSet<Topic>) -> Result<(), ReadError> {
-        let topics = Topics::with_limit(topics, usize::MAX).map_err(ReadError::new)?;
-        let (max_events, max_bytes) = self.shared.settings.page;
-        loop {
-            let head = self.shared.window.head();
-            let from = ReadFrom::After(head);
-            let read = Read { max_events, max_bytes, ..Read::new(&topics, from) };
-            let page = Arc::clone(store).read(read).await?;
-            if page.foreign {
-                self.shared.window.reset(page.through);
-                return Ok(());
-            }
-            if page.floor > head.position() {
-                // Some of what was stored is gone already: those who follow are told by the store.
-                self.shared.window.lose(&topics, page.floor);
-            }
-            if page.entries.is_empty() {
-                // Who comes now begins after what was lost.
-                self.shared.window.advance(page.through);
-                return Ok(());
-            }
-            self.shared.window.publish(page.entries);
-        }
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let mut state = self.shared.queue.state.lock();
-        // Dropped in the middle, and not by a panic, or before it began: the runtime is gone.
-        let lost = self.serving && !(self.begun && std::thread::panicking());
-        state.home_lost |= lost;
-        let jobs = std::mem::take(&mut state.waiting);
-        // A store that panicked may have stored what it was given. Not where a task is dropped with its runtime: there a
-        // new one would be dropped at once, again and again.
-        let unsure = !state.unsure.is_empty() && !lost && std::thread::panicking();
-        let current = unsure.then(|| Handle::try_current().ok()).flatten();
-        let home = self.shared.runtime.as_ref().filter(|_| !state.home_lost);
-        let runtime = jobs.first().map(|job| home.unwrap_or(&job.runtime).clone()).or(current);
-        state.taken = runtime.is_some();
-        drop(state);
-        if let Some(runtime) = runtime {
-            runtime.spawn(Self { shared: Arc::clone(&self.shared), serving: true, begun: false }.serve(jobs));
-        }
-    }
-}
-
 impl Append {
     fn fail(self, kind: &Kind) {
         let _ = self.reply.send(failed(self.count, kind));
     }
 }
 
-/// Answers those who waited for a store that cannot be used: nothing of theirs was given to it.
-fn refuse(jobs: Vec<Job>, why: &Arc<dyn Error + Send + Sync>) {
-    for job in jobs {
-        match job.work {
-            Work::Append(append) => append.fail(&Kind::Store(Arc::clone(why))),
-            Work::Forget(_, reply) => drop(reply.send(Err(ReadError::new(Arc::clone(why))))),
-        }
+/// What a publisher is answered.
+fn answer(outcome: Result<Cursor, Refused>) -> Outcome {
+    match outcome {
+        Err(Refused::Duplicate(first)) => Ok(first),
+        outcome => Ok(outcome?),
     }
 }

@@ -4,7 +4,8 @@
 //! changes two numbers of its own session and wakes its stream, however much that is.
 
 use super::{
-    Hub,
+    Hub, Shared,
+    control::Control,
     end::{End, EndReason},
     member::Member,
     window::Goes,
@@ -21,7 +22,10 @@ use std::{
     time::Duration,
 };
 use subtle::ConstantTimeEq as _;
-use tokio::time::Instant;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
 /// What a token is made of: where its session is found, and what only its client knows.
 const PLACE: usize = 8;
@@ -29,7 +33,27 @@ const SECRET: usize = 16;
 
 /// Those of a hub, by their places, which are drawn and tell nothing.
 #[derive(Default)]
-pub(crate) struct Sessions(Mutex<HashMap<[u8; PLACE], Arc<Session>>>);
+pub(crate) struct Sessions {
+    here: Mutex<HashMap<[u8; PLACE], Arc<Session>>>,
+    /// What other nodes were asked, and have not answered.
+    questions: Mutex<HashMap<u64, oneshot::Sender<()>>>,
+}
+
+/// Questions that other nodes are asked at a time: whoever guesses tokens is not to keep them busy.
+const MOST_QUESTIONS: usize = 1024;
+
+/// For how long an answer of theirs is waited for: far longer than it takes on a network that works.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
+
+/// What became of a heartbeat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Heard {
+    Yes,
+    /// No node has such a session.
+    No,
+    /// Other nodes cannot be asked now.
+    Unsure,
+}
 
 /// One client that is to send heartbeats.
 pub(crate) struct Session {
@@ -87,12 +111,35 @@ impl Sessions {
         let member = Arc::clone(member);
         let session = Arc::new(Session { place, secret, member, timeout, begun: Instant::now(), heard, beats, owes });
         // That a place is drawn twice is not to be expected before the end of the sun; then the older one falls silent.
-        self.0.lock().insert(place, Arc::clone(&session));
+        self.here.lock().insert(place, Arc::clone(&session));
         Ok(session)
     }
 
     pub(crate) fn end(&self, session: &Session) {
-        self.0.lock().remove(&session.place);
+        self.here.lock().remove(&session.place);
+    }
+
+    /// Keeps a question until it is answered or given up.
+    fn ask(&self) -> Option<(u64, oneshot::Receiver<()>)> {
+        let (reply, answer) = oneshot::channel();
+        let mut questions = self.questions.lock();
+        // Those whose requests are gone wait for nothing.
+        if questions.len() >= MOST_QUESTIONS {
+            questions.retain(|_, reply| !reply.is_closed());
+        }
+        let question = fastrand::u64(..);
+        let fits = questions.len() < MOST_QUESTIONS && !questions.contains_key(&question);
+        fits.then(|| questions.insert(question, reply))?;
+        Some((question, answer))
+    }
+
+    /// Takes in that another node has the session that was asked for.
+    pub(crate) fn answered(&self, question: u64) {
+        let asked = self.questions.lock().remove(&question);
+        if let Some(reply) = asked {
+            // Whoever asked may be gone.
+            let _ = reply.send(());
+        }
     }
 
     /// The session of a token.
@@ -106,7 +153,7 @@ impl Sessions {
             *byte = u8::from_str_radix(digits, 16).ok()?;
         }
         let (place, secret) = bytes.split_at(PLACE);
-        let session = self.0.lock().get(place).cloned();
+        let session = self.here.lock().get(place).cloned();
         // Compared also where there is none, so that it takes as long.
         let known = session.as_ref().map_or([0; SECRET], |session| session.secret);
         let equal = bool::from(known.ct_eq(secret));
@@ -121,18 +168,49 @@ impl Hub {
     ///
     /// Its stream answers with an event `tidings-pong`, whose data is the number of the heartbeat, from 1. Heartbeats that
     /// come before the last was answered are answered together.
+    ///
+    /// Only of this hub's own: over a [log that nodes share](crate::replay::ReplayStore::feed), it is the handler that asks the
+    /// other nodes.
     #[cfg_attr(docsrs, doc(cfg(feature = "client-heartbeats")))]
     pub fn heartbeat(&self, token: impl AsRef<[u8]>) -> bool {
+        self.handle.shared.heartbeat(token.as_ref())
+    }
+
+    /// The same, on whatever node the session is.
+    pub(crate) async fn heartbeat_anywhere(&self, token: &[u8]) -> Heard {
         let shared = &self.handle.shared;
-        let Some(session) = shared.sessions.find(token.as_ref()) else { return false };
+        if shared.heartbeat(token) {
+            return Heard::Yes;
+        }
+        if !shared.has_feed || token.len() != 2 * (PLACE + SECRET) {
+            return Heard::No;
+        }
+        let Some((question, answer)) = shared.sessions.ask() else { return Heard::Unsure };
+        if !shared.tell_others(&Control::Heartbeat { token: token.to_vec(), question }) {
+            return Heard::Unsure;
+        }
+        let answer = timeout(ANSWER_TIME, answer).await;
+        shared.sessions.questions.lock().remove(&question);
+        match answer {
+            Ok(Ok(())) => Heard::Yes,
+            // While this node is cut off from the others, that nobody answers means nothing.
+            _ if !shared.counters.is_feed_connected() => Heard::Unsure,
+            _ => Heard::No,
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn heartbeat(&self, token: &[u8]) -> bool {
+        let Some(session) = self.sessions.find(token) else { return false };
         if session.deadline() <= Instant::now() {
             // Nobody has looked at it, because its client does not read.
-            shared.tell([&session.member], End { reason: EndReason::Silent, at_once: true });
+            self.tell([&session.member], End { reason: EndReason::Silent, at_once: true });
             return false;
         }
         session.beat();
         if !session.owes.swap(true, Ordering::AcqRel) {
-            shared.window.tell([&*session.member].into_iter(), Goes::Not);
+            self.window.tell([&*session.member].into_iter(), Goes::Not);
         }
         true
     }

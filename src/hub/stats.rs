@@ -5,7 +5,7 @@ use super::{EndReason, Hub, LeaveReason, Resume, Store, gap::GapReason};
 use crate::Lost;
 use std::{
     ops::AddAssign,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 /// What a [`Hub`] has done since it was made, and how it is now: from [`Hub::stats`].
@@ -19,11 +19,11 @@ pub struct Stats {
     pub subscriptions: usize,
     /// Topics that are known now: those that are followed, created, or of which the window has something.
     pub topics: usize,
-    /// What was published and is in the log. Ephemeral events are not.
+    /// What was published and is in the log, on whatever node of those that share it. Ephemeral events are not.
     pub published: Volume,
     /// What was handed over to subscriptions, as bytes on the wire: each event once for each of them.
     pub delivered: Volume,
-    /// Ephemeral events that were published.
+    /// Ephemeral events that were published here.
     pub ephemeral: u64,
     /// Events that a subscription's filter has left out.
     pub filtered: u64,
@@ -42,6 +42,8 @@ pub struct Stats {
     pub evicted: u64,
     /// What a store other than the [`Ring`](crate::replay::Ring) did not do.
     pub store_errors: StoreErrors,
+    /// How the hub follows a log that it shares with others; `None` over a store of its own.
+    pub feed: Option<FeedStats>,
     /// Heartbeats that were sent to clients. Those that clients send are not counted.
     pub heartbeats: u64,
 }
@@ -225,6 +227,23 @@ pub struct StoreErrors {
     pub append: u64,
     /// Everything else: reads, topics to be forgotten, where the log ends.
     pub read: u64,
+    /// Ephemeral events, and messages to other nodes, that did not go out. Counted one by one.
+    pub notify: u64,
+}
+
+/// How a hub follows the [feed](crate::replay::Feed) of a log that several nodes share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FeedStats {
+    /// Whether it is followed now. If not, subscribers of this node get nothing new until it is; publishing may still work.
+    pub connected: bool,
+    /// How often it was cut off.
+    pub interruptions: u64,
+    /// Events that it did not bring by itself, and that were read from the log afterwards. Nothing was lost by that.
+    pub missed: u64,
+    /// How often events were not brought one by one, because they were too many or the log was rewound, so that every
+    /// subscription had to read for itself. Who has lost something by that is among the [`Gaps`].
+    pub skips: u64,
 }
 
 /// What is counted where no lock is held.
@@ -236,6 +255,11 @@ pub(crate) struct Counters {
     gap_positions: AtomicU64,
     store_append_errors: AtomicU64,
     store_read_errors: AtomicU64,
+    notify_errors: AtomicU64,
+    connected: AtomicBool,
+    interruptions: AtomicU64,
+    missed: AtomicU64,
+    skips: AtomicU64,
     heartbeats: AtomicU64,
 }
 
@@ -259,6 +283,40 @@ impl Counters {
 
     pub(crate) fn read_error(&self) {
         self.store_read_errors.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn notify_errors(&self, notices: usize) {
+        self.notify_errors.fetch_add(notices as u64, Relaxed);
+    }
+
+    pub(crate) fn feed_lost(&self) {
+        if self.connected.swap(false, Relaxed) {
+            self.interruptions.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// With how many events it did not bring by itself.
+    pub(crate) fn feed_caught(&self, missed: u64) {
+        self.connected.store(true, Relaxed);
+        self.missed.fetch_add(missed, Relaxed);
+    }
+
+    #[cfg(feature = "client-heartbeats")]
+    pub(crate) fn is_feed_connected(&self) -> bool {
+        self.connected.load(Relaxed)
+    }
+
+    pub(crate) fn feed_skipped(&self) {
+        self.skips.fetch_add(1, Relaxed);
+    }
+
+    fn feed(&self) -> FeedStats {
+        FeedStats {
+            connected: self.connected.load(Relaxed),
+            interruptions: self.interruptions.load(Relaxed),
+            missed: self.missed.load(Relaxed),
+            skips: self.skips.load(Relaxed),
+        }
     }
 
     pub(crate) fn heartbeat(&self) {
@@ -296,7 +354,9 @@ impl Hub {
             store_errors: StoreErrors {
                 append: counters.store_append_errors.load(Relaxed),
                 read: counters.store_read_errors.load(Relaxed),
+                notify: counters.notify_errors.load(Relaxed),
             },
+            feed: shared.has_feed.then(|| counters.feed()),
             heartbeats: counters.heartbeats.load(Relaxed),
         }
     }

@@ -65,3 +65,20 @@ pub(super) fn denied(member: &Member, denied: Denied) {
 pub(super) fn store_failed(operation: &'static str, error: &(dyn Error + 'static)) {
     warn!(target: TARGET, operation, error, "the store failed");
 }
+
+pub(super) fn feed_lost() {
+    warn!(target: TARGET, "the feed of the shared log is cut off: nothing new is received until it is back");
+}
+
+/// With how many events it did not bring by itself.
+pub(super) fn feed_caught(missed: u64) {
+    if missed > 0 {
+        warn!(target: TARGET, missed, "the feed of the shared log has caught up");
+    } else {
+        debug!(target: TARGET, "the feed of the shared log is there");
+    }
+}
+
+pub(super) fn feed_ended() {
+    warn!(target: TARGET, "the feed of the shared log has ended or panicked, and is asked for again");
+}

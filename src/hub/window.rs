@@ -253,6 +253,38 @@ impl Window {
         self.change(|state, wakers| entries.into_iter().for_each(|entry| state.push(entry, now, wakers)));
     }
 
+    /// The same for what a feed brings, which may be behind what the store has shown.
+    pub(crate) fn publish_new(&self, entries: impl IntoIterator<Item = Arc<Entry>>) {
+        let now = Instant::now();
+        self.change(|state, wakers| {
+            for entry in entries {
+                if !state.is_past(entry.cursor()) {
+                    state.push(entry, now, wakers);
+                }
+            }
+        });
+    }
+
+    /// Takes in that a topic was forgotten at a place.
+    pub(crate) fn forget_at(&self, topic: &Topic, place: Cursor) {
+        let mut state = self.state.lock();
+        if !state.is_past(place) {
+            state.shelf.forget(topic, true);
+            state.forgotten += 1;
+            state.head = place;
+            self.changed();
+        }
+    }
+
+    /// Starts anew at a place, if that is news. Every subscription that is not there yet is sent to the store.
+    pub(crate) fn skip_to(&self, place: Cursor) {
+        self.change(|state, wakers| {
+            if !state.is_past(place) {
+                state.reset(place, wakers);
+            }
+        });
+    }
+
     /// Lets `append` give the log its next entries and shows them to everyone, in one critical section; unless the hub was
     /// closed.
     pub(crate) fn publish_if_open<R>(

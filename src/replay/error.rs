@@ -1,5 +1,6 @@
 //! What a store answers when it could not do what it was asked.
 
+use super::Cursor;
 use std::{error::Error, fmt};
 
 type Source = Box<dyn Error + Send + Sync>;
@@ -12,6 +13,9 @@ pub enum Refused {
     Finished,
     /// It is larger than the store keeps.
     TooLarge,
+    /// The log has it already: this is the place of the record of its topic that had the same
+    /// [idempotency key](super::Record::with_idempotency_key). Its publisher is told that it was published there.
+    Duplicate(Cursor),
     /// Another reason of the store's own, in words for the publisher.
     Other(String),
 }
@@ -21,6 +25,7 @@ impl fmt::Display for Refused {
         match self {
             Self::Finished => f.write_str("the topic is finished"),
             Self::TooLarge => f.write_str("the event is larger than the store keeps"),
+            Self::Duplicate(cursor) => write!(f, "the event was stored before, as {cursor}"),
             Self::Other(reason) => f.write_str(reason),
         }
     }

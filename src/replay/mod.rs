@@ -4,13 +4,16 @@
 //! them in memory and is what a hub uses unless it is given another store. The suite `conformance` (feature
 //! `conformance`) says whether a store of your own keeps the contract.
 
+pub(crate) mod codec;
 #[cfg(feature = "conformance")]
 #[cfg_attr(docsrs, doc(cfg(feature = "conformance")))]
 pub mod conformance;
 mod cursor;
 mod error;
+mod feed;
 mod page;
 mod record;
+mod repeats;
 mod ring;
 mod shelf;
 mod store;
@@ -18,6 +21,7 @@ mod store;
 pub use self::{
     cursor::{Cursor, ParseCursorError, Run},
     error::{AppendError, ReadError, Refused},
+    feed::{Feed, FeedItem, Notice},
     page::{Page, Read, ReadFrom},
     record::{BodyError, Entry, Kind, Record},
     ring::Ring,

@@ -59,6 +59,7 @@ pub struct Record {
 #[derive(Clone, Default)]
 struct Extra {
     key: Option<Box<str>>,
+    idempotency_key: Option<Box<str>>,
     labels: Vec<(Box<str>, Box<str>)>,
 }
 
@@ -113,6 +114,17 @@ impl Record {
         self
     }
 
+    /// Sets a key by which the log knows the record again: if its topic has had a record with the same one, this one is
+    /// not stored, and its publisher is answered with the place of the first. So a publisher that does not know whether a
+    /// record was stored ([`PublishError::is_unknown`](crate::PublishError::is_unknown)) can publish it again.
+    ///
+    /// The key is one operation's, such as the id of the request that led to it. How long it is remembered is for the store
+    /// to say: the [`Ring`](super::Ring) does so for [5 minutes](super::Ring::keep_idempotency_keys). It is sent to nobody.
+    pub fn with_idempotency_key(mut self, key: impl AsRef<str>) -> Self {
+        self.extra_mut().idempotency_key = Some(key.as_ref().into());
+        self
+    }
+
     /// Adds a label, for the application's own use. Labels are never sent to clients.
     pub fn with_label(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
         self.extra_mut().labels.push((name.as_ref().into(), value.as_ref().into()));
@@ -146,10 +158,11 @@ impl Record {
         self.kind == Kind::Finish && self.body.is_empty()
     }
 
-    /// Body, key and labels, in bytes.
+    /// Body, keys and labels, in bytes.
     pub(crate) fn size(&self) -> usize {
         let labels: usize = self.labels().map(|(name, value)| name.len() + value.len()).sum();
-        self.body.len() + self.key().map_or(0, str::len) + labels
+        let keys = [self.key(), self.idempotency_key()].into_iter().flatten().map(str::len).sum::<usize>();
+        self.body.len() + keys + labels
     }
 
     /// When the record was made.
@@ -162,6 +175,12 @@ impl Record {
     #[must_use]
     pub fn key(&self) -> Option<&str> {
         self.extra.as_ref()?.key.as_deref()
+    }
+
+    /// The key by which the log knows the record again. A record that was read from a store need not have it.
+    #[must_use]
+    pub fn idempotency_key(&self) -> Option<&str> {
+        self.extra.as_ref()?.idempotency_key.as_deref()
     }
 
     /// The key of which this is the newest event: it takes the place of every record of its topic that has the same here.
@@ -270,6 +289,11 @@ impl Draft {
 
     pub(crate) fn topic(&self) -> &Topic {
         &self.record.topic
+    }
+
+    /// All but the body.
+    pub(super) fn head(&self) -> &Record {
+        &self.record
     }
 
     /// As that of a record.

@@ -2,7 +2,7 @@
 
 use super::{
     AppendError, Cursor, Draft, Entry, Limits, Page, Read, ReadError, ReadFrom, Record, Refused, ReplayStore, Room,
-    Run, Shelf, cursor::CursorText,
+    Run, Shelf, cursor::CursorText, repeats::Repeats,
 };
 use crate::{Topic, response::FRAME_TARGET, sync::Mutex};
 use std::{sync::Arc, time::Duration};
@@ -50,6 +50,7 @@ struct State {
     ids: CursorText,
     position: u64,
     shelf: Shelf,
+    repeats: Repeats,
 }
 
 impl Ring {
@@ -65,7 +66,9 @@ impl Ring {
             finished: Some(Duration::from_secs(60 * 60)),
         };
         let run = Run::new_log();
-        Self { state: Mutex::new(State { run, ids: run.text(), position: 0, shelf: Shelf::new(limits, 0) }) }
+        // As long as a client of an HTTP API may go on trying.
+        let repeats = Repeats::new(Duration::from_secs(5 * 60));
+        Self { state: Mutex::new(State { run, ids: run.text(), position: 0, shelf: Shelf::new(limits, 0), repeats }) }
     }
 
     /// Sets how many events of a topic are kept. Default: 10,000.
@@ -98,6 +101,14 @@ impl Ring {
     #[must_use]
     pub fn keep_finished(self, time: Duration) -> Self {
         self.limit(|limits| limits.finished = Some(time))
+    }
+
+    /// Sets for how long [idempotency keys](Record::with_idempotency_key) are remembered; they take at most 16 MiB, which is
+    /// some 100,000 of them, and then the oldest go. Default: 5 minutes.
+    #[must_use]
+    pub fn keep_idempotency_keys(self, time: Duration) -> Self {
+        self.state.lock().repeats.time = time;
+        self
     }
 
     /// Sets how many bytes are kept over all topics, the bookkeeping of events included; a topic of which something is held
@@ -161,6 +172,11 @@ impl State {
 
     fn push(&mut self, draft: Draft, now: Instant) -> Result<Pushed, Refused> {
         self.shelf.expire(now);
+        // Before anything else: the end of a topic can be published again too.
+        let name = Repeats::name(draft.head());
+        if let Some(position) = name.as_ref().and_then(|name| self.repeats.find(name, now)) {
+            return Err(Refused::Duplicate(self.run.at(position)));
+        }
         let row = self.shelf.row_again(draft.topic());
         if row.is_some_and(|row| self.shelf.finished(row).is_some()) {
             return Err(Refused::Finished);
@@ -172,6 +188,9 @@ impl State {
         }
         let entry = Arc::new(entry);
         self.position = next;
+        if let Some(name) = name {
+            self.repeats.insert(name, next, now);
+        }
         let evicted = self.shelf.push_to(row, Arc::clone(&entry), now);
         Ok((entry, evicted))
     }

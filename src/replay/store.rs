@@ -1,6 +1,6 @@
 //! The trait and its contract.
 
-use super::{AppendError, Cursor, Page, Read, ReadError, Record, Refused};
+use super::{AppendError, Cursor, Feed, Notice, Page, Read, ReadError, Record, Refused};
 use crate::Topic;
 use std::{pin::Pin, sync::Arc};
 
@@ -10,8 +10,10 @@ use std::{pin::Pin, sync::Arc};
 ///
 /// A hub over [`Ring`](super::Ring), the default, keeps its log in the memory of the process: clients resume across
 /// reconnects, not across a restart, which they are told of as a gap. A durable store keeps ids good across restarts.
-/// Pass it to [`HubBuilder::open`](crate::HubBuilder::open). A store belongs to one hub: appending to it from elsewhere
-/// leaves the hub's subscribers without those events until they reconnect.
+/// Pass it to [`HubBuilder::open`](crate::HubBuilder::open). A store belongs to one hub, unless it has a
+/// [`feed`](Self::feed): appending to it from elsewhere leaves the hub's subscribers without those events until they
+/// reconnect. A store with a feed is shared by any number of hubs, each in a process of its own: what is published to one
+/// is received by the subscribers of all, in the same order.
 ///
 /// # For implementors
 ///
@@ -37,6 +39,12 @@ use std::{pin::Pin, sync::Arc};
 /// finished is state of the log, kept as long as the topic, even if all its records are gone. The hub sends one batch at
 /// a time and never drops the future of an append before it is done. If the store cannot know whether it has the batch,
 /// it *must* answer [`AppendError::unknown`]: the hub then reads what follows its last position before it appends again.
+///
+/// **Idempotency keys.** A record with one ([`Record::idempotency_key`]) that a stored record of its topic had *must* be
+/// refused with [`Refused::Duplicate`] and the place of that record, before anything else is looked at: also if that was
+/// earlier in the same batch, is no longer held, or was the end of the topic. The store says for how long it remembers
+/// keys; five minutes is usual. The key of a record that was refused *must not* be remembered, and another topic's key is
+/// another key. A store that remembers none *must* refuse each record that has one, with [`Refused::Other`].
 ///
 /// **Read.** A page *must* come from one consistent view of the log. It *must* have every record of the asked topics
 /// that is held between where the read began and `through`, and none of any other topic, whatever the cursor says. It
@@ -65,11 +73,21 @@ use std::{pin::Pin, sync::Arc};
 /// **Several tasks.** All methods can run at the same time as each other and as themselves. The hub appends one batch at a
 /// time, but the rules do not depend on it.
 ///
+/// **Several nodes.** A store of a log that others append to *must* have a [`feed`](Self::feed). It gives each record of
+/// the log once, of all topics, in the order of their positions, from the place that it was asked for: whatever was
+/// appended, by whomever, also through this store. It *must not* leave a record out without a [`FeedItem::Skip`](super::FeedItem::Skip) to a
+/// place at or past it, unless a newer one of its key has taken its place; so a feed that is notified of what is appended
+/// *must* find out what it was not notified of, also if nothing more is appended. Where another run begins, it *must* say
+/// so with a `Skip` to a place in it. [`forget`](Self::forget) has its place in that order. It *must not* end: it goes on
+/// by itself when the log is within reach again, and says [`FeedItem::Lost`](super::FeedItem::Lost) and [`FeedItem::Caught`](super::FeedItem::Caught) around that time. A
+/// log that is opened by one more node while others have it open is *not* opened anew: no run begins by that.
+///
 /// **Records.** Topic, kind, body, time, key and labels *must* be returned as they were given, the time to within a
 /// millisecond. Encode [`Topic::as_key`], [`Kind::as_str`](super::Kind::as_str) and [`Record::body`] as they are; rebuild
 /// with [`Record::from_stored`]. An end is a record like others, with or without a body.
 ///
-/// **Failures.** The hub asks again only where nothing else could be right: after an unknown append it reads what follows
+/// **Failures.** Over a store that has a feed, what was stored is shown when the feed brings it, whatever the publisher was
+/// answered, and the hub asks nothing after an unknown append. Over any other, it asks again only where nothing else could be right: after an unknown append it reads what follows
 /// its last position, at once, and then every 50 ms, twice that, and so on up to 5 s, until that is answered; meanwhile
 /// nothing is appended, and publishers are refused. It never repeats an append. A read that fails, or is not answered
 /// within [`read_timeout`](crate::HubBuilder::read_timeout), fails its subscription, whose client comes back by itself at
@@ -119,6 +137,28 @@ pub trait ReplayStore: Send + Sync + 'static {
         let _ = records;
         None
     }
+
+    /// What any node appends after a place, in order, for a log that several nodes share.
+    ///
+    /// A hub asks for it once, with the place that [`head`](Self::head) gave, and once more if it has ended or panicked. It
+    /// shows its subscribers what the feed brings, and nothing else. The default is `None`: nobody else appends.
+    fn feed(&self, after: Cursor) -> Option<Feed> {
+        let _ = after;
+        None
+    }
+
+    /// Gives notices to the feeds of all nodes, this one's included, in order. They are not kept, and who is cut off does not
+    /// get them.
+    ///
+    /// Asked only of a store that has a [`feed`](Self::feed). The default is an error.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be sent; some may have been.
+    fn notify(&self, notices: Vec<Notice>) -> impl Future<Output = Result<(), ReadError>> + Send {
+        let _ = notices;
+        std::future::ready(Err(ReadError::new("this store has nobody to notify")))
+    }
 }
 
 /// A store that is shared, so that something else can look after it.
@@ -142,6 +182,14 @@ impl<S: ReplayStore> ReplayStore for Arc<S> {
     fn try_append(&self, records: &Arc<[Record]>) -> Option<Outcomes> {
         (**self).try_append(records)
     }
+
+    fn feed(&self, after: Cursor) -> Option<Feed> {
+        (**self).feed(after)
+    }
+
+    fn notify(&self, notices: Vec<Notice>) -> impl Future<Output = Result<(), ReadError>> + Send {
+        (**self).notify(notices)
+    }
 }
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -154,6 +202,8 @@ pub(crate) trait ErasedStore: Send + Sync {
     fn read(self: Arc<Self>, read: Read) -> BoxFuture<Result<Page, ReadError>>;
     fn forget(self: Arc<Self>, topic: Topic) -> BoxFuture<Result<(), ReadError>>;
     fn try_append(&self, records: &Arc<[Record]>) -> Option<Outcomes>;
+    fn feed(&self, after: Cursor) -> Option<Feed>;
+    fn notify(self: Arc<Self>, notices: Vec<Notice>) -> BoxFuture<Result<(), ReadError>>;
 }
 
 impl<S: ReplayStore> ErasedStore for S {
@@ -175,5 +225,13 @@ impl<S: ReplayStore> ErasedStore for S {
 
     fn try_append(&self, records: &Arc<[Record]>) -> Option<Outcomes> {
         ReplayStore::try_append(self, records)
+    }
+
+    fn feed(&self, after: Cursor) -> Option<Feed> {
+        ReplayStore::feed(self, after)
+    }
+
+    fn notify(self: Arc<Self>, notices: Vec<Notice>) -> BoxFuture<Result<(), ReadError>> {
+        Box::pin(async move { ReplayStore::notify(&*self, notices).await })
     }
 }

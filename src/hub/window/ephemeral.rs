@@ -5,6 +5,7 @@
 
 use super::{Attached, State, Window, state::Place};
 use crate::{
+    Topic,
     hub::error::{PublishError, PublishErrorKind},
     replay::{Cursor, Entry, Record, Refused},
 };
@@ -90,6 +91,23 @@ impl Window {
 }
 
 impl Window {
+    /// How many follow a topic.
+    ///
+    /// # Errors
+    ///
+    /// As to publish to it.
+    pub(crate) fn readers(&self, topic: &Topic) -> Result<usize, PublishError> {
+        let state = self.state.lock();
+        if state.closed {
+            return Err(PublishErrorKind::Closed.into());
+        }
+        let Some(row) = state.shelf.row(topic) else { return Ok(0) };
+        if state.shelf.finished(row).is_some() {
+            return Err(Refused::Finished.into());
+        }
+        Ok(state.places.get(row).map_or(0, |place| place.seats.len()))
+    }
+
     /// Whether a subscription is still to have something ephemeral before a place.
     pub(crate) fn has_between(&self, attached: &Attached, through: Cursor) -> bool {
         !self.state.lock().unheard_between(attached, 0, through).is_empty()

@@ -105,6 +105,11 @@ impl State {
         row
     }
 
+    /// Whether a place of the log was shown, or passed over.
+    pub(super) fn is_past(&self, place: Cursor) -> bool {
+        place.run() == self.head.run() && place.position() <= self.head.position()
+    }
+
     pub(super) fn age(&self) -> Age {
         Age { run: self.head.run(), forgotten: self.forgotten }
     }
@@ -222,9 +227,10 @@ impl State {
     }
 
     pub(super) fn reset(&mut self, head: Cursor, wakers: &mut Vec<Waker>) {
+        let begins_anew = head.run() != self.head.run();
         self.head = head;
-        // Positions begin anew, and with them the place up to which somebody was to stay.
-        for (_, waiter) in self.waiters.iter_mut().filter(|(_, waiter)| waiter.goes_at != STAYS) {
+        // Where positions begin anew, so does the place up to which somebody was to stay.
+        for (_, waiter) in self.waiters.iter_mut().filter(|(_, waiter)| begins_anew && waiter.goes_at != STAYS) {
             waiter.goes_at = waiter.goes_at.min(1);
         }
         self.shelf.clear(head.position());
