@@ -10,6 +10,8 @@ mod liberal;
 mod mix;
 #[path = "conformance/model.rs"]
 mod model;
+#[path = "conformance/repeat.rs"]
+mod repeat;
 #[path = "conformance/replace.rs"]
 mod replace;
 #[path = "conformance/spoil.rs"]

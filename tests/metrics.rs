@@ -1,15 +1,20 @@
 //! The numbers of a hub by the `metrics` facade: as they are in its stats, and as they are documented.
 
+mod support;
+
 use futures_util::{FutureExt as _, StreamExt as _};
 use metrics_util::{
     MetricKind,
     debugging::{DebugValue, DebuggingRecorder},
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use support::nodes::Log;
 use tidings::{
     EndReason, Event, GapPolicy, Hub, Limit, Stats, Topic,
     test_util::{EventReader, Fault, FaultyStore, evict, foreign_id, next_event},
 };
+use tokio::time::sleep;
 
 const T: Topic = Topic::from_static("t");
 
@@ -121,6 +126,13 @@ fn assert_same(series: &BTreeMap<Name, Value>, stats: &Stats) {
     assert_eq!(up_to, stats.subscriptions as u64);
     assert_eq!(of("tidings_store_errors_total", "operation", "append"), stats.store_errors.append);
     assert_eq!(of("tidings_store_errors_total", "operation", "read"), stats.store_errors.read);
+    assert_eq!(of("tidings_store_errors_total", "operation", "notify"), stats.store_errors.notify);
+    if let Some(feed) = stats.feed {
+        assert_eq!(one("tidings_feed_connected"), u64::from(feed.connected));
+        assert_eq!(one("tidings_feed_interruptions_total"), feed.interruptions);
+        assert_eq!(one("tidings_feed_missed_total"), feed.missed);
+        assert_eq!(one("tidings_feed_skips_total"), feed.skips);
+    }
     assert_eq!(one("tidings_heartbeats_total"), stats.heartbeats);
 }
 
@@ -153,11 +165,31 @@ async fn a_store_that_fails_is_seen() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_feed_is_seen() {
+    let log = Log::new();
+    let hub = eventful(Hub::builder().open(log.node()).await.unwrap()).await;
+    log.cut(0);
+    sleep(Duration::from_millis(1)).await;
+    hub.publish(T, Event::new()).await.unwrap();
+    hub.publish_ephemeral(T, Event::new()).unwrap();
+    log.heal(0);
+    sleep(Duration::from_millis(1)).await;
+    log.skip(0);
+    hub.publish(T, Event::new()).await.unwrap();
+    log.cut(0);
+    sleep(Duration::from_millis(1)).await;
+    let stats = hub.stats();
+    let feed = stats.feed.unwrap();
+    assert_eq!((feed.connected, feed.interruptions, feed.missed, feed.skips), (false, 2, 1, 1));
+    assert_same(&recorded(|| stats.record()), &stats);
+}
+
+#[tokio::test(start_paused = true)]
 async fn there_are_as_many_series_before_anything_has_happened_as_after() {
     let names = |hub: &Hub| recorded(|| hub.stats().record()).into_keys().collect::<BTreeSet<_>>();
     let (before, after) = (names(&Hub::new()), names(&eventful(Hub::new()).await));
     assert_eq!(before, after);
-    assert_eq!(before.len(), 42);
+    assert_eq!(before.len(), 43);
 }
 
 #[tokio::test]
@@ -168,7 +200,7 @@ async fn several_hubs_have_their_names() {
         one.stats().record_as("one");
         two.stats().record_as("two");
     });
-    assert_eq!(series.len(), 2 * 42);
+    assert_eq!(series.len(), 2 * 43);
     let published = values(&series, "tidings_events_published_total", "hub");
     assert_eq!(published, [("one".to_owned(), 1), ("two".to_owned(), 0)].into());
 }
@@ -180,9 +212,10 @@ fn documented() -> BTreeMap<String, Vec<String>> {
     rows.map(cells).map(|row| (row[0].trim_end_matches('`').to_owned(), row)).collect()
 }
 
-#[test]
-fn they_are_as_documented() {
-    let series = recorded(|| Hub::new().stats().record());
+#[tokio::test]
+async fn they_are_as_documented() {
+    let hub = Hub::builder().open(Log::new().node()).await.unwrap();
+    let series = recorded(|| hub.stats().record());
     let table = documented();
     let names: BTreeSet<_> = series.keys().map(|(name, _)| name).collect();
     assert_eq!(names, table.keys().collect());

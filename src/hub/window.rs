@@ -265,15 +265,17 @@ impl Window {
         });
     }
 
-    /// Takes in that a topic was forgotten at a place.
+    /// Takes in that a topic was forgotten at a place, which may be the newest.
     pub(crate) fn forget_at(&self, topic: &Topic, place: Cursor) {
-        let mut state = self.state.lock();
-        if !state.is_past(place) {
-            state.shelf.forget(topic, true);
-            state.forgotten += 1;
-            state.head = place;
-            self.changed();
-        }
+        self.change(|state, wakers| {
+            if place.run() != state.head.run() {
+                state.reset(place, wakers);
+            } else if place.position() >= state.head.position() {
+                state.shelf.forget(topic, true);
+                state.forgotten += 1;
+                state.head = place;
+            }
+        });
     }
 
     /// Starts anew at a place, if that is news. Every subscription that is not there yet is sent to the store.

@@ -43,6 +43,7 @@ pub enum FeedItem {
     /// records of its key took its place.
     Record(Cursor, Record),
     /// A topic was [forgotten](super::ReplayStore::forget) here: after what was appended before, and before what comes after.
+    /// The place is its own, or the newest at that time.
     Forgotten(Topic, Cursor),
     /// What lies before this place, the newest, is not told one by one: it is no longer held, or too much, or a new run
     /// began. The feed goes on from here, and whoever is not there yet reads the log.
@@ -52,7 +53,7 @@ pub enum FeedItem {
     /// The feed was cut off. What is appended from now on comes later.
     Lost,
     /// The feed is whole again, or never stopped but has found a hole: so many records were read from the log that it did
-    /// not bring by itself. They came before this.
+    /// not bring by itself. They came before this. Also said at first, once the feed is there.
     Caught {
         /// How many.
         missed: u64,

@@ -71,6 +71,12 @@ faults! {
         ReplacesInTopicsByPrefix, ReplacesInTopicsByName, KeysFoldCase, KeysAreNormalized, KeysAreTrimmed, KeysEndAtNul, KeysAreCut, KeysAreNumbers, KeysArePatterns,
         KeysArePastedToTopics, KeysAreJoinedToTopics, NoKeyIsAKey, TheNewerGoesToo, RemovalsAreNotStored, KeysOutliveForget;
     ReplacingRaisesNoFloor: ReplacingRaisesTheFloor, EvictsBeforeItReplaces, FloorCountsTheReplaced;
+    RepeatIsKnown: RepeatsAreStored, RepeatsInABatchAreStored, RepeatsAreAtTheNewest, RepeatsAreRefusedOtherwise,
+        EmptyIdempotencyKeyIsNone, RepeatsAreOfTheirKind;
+    RepeatOnly: RepeatsInAnyTopic, IdempotencyKeysFoldCase, IdempotencyKeysAreCut, NoIdempotencyKeyIsOne,
+        RefusedAreRemembered;
+    RepeatOutlives: IdempotencyKeysGoWithTheirRecords, RepeatsOfFinishedTopicsAreFinished;
+    RepeatAtOnce: RepeatsAreStoredByOldKnowledge;
     NothingLower: NumberIsGivenBeforeTheCommit;
     OneView: FloorIsOfAnEarlierView, ThroughIsOfALaterView, ThroughOfAnEmptyPageIsOfALaterView, ForgetGoesOneByOne,
         ForgetRaisesTheFloorLater;
@@ -81,6 +87,7 @@ faults! {
     ReopenFinished: EndsAreLostAtOpen;
     ReopenFloors: FloorsAreLostAtOpen;
     ReopenReplaces: KeysAreLostAtOpen, ReplacedComesBackAtOpen;
+    ReopenRepeats: RepeatsAreLostAtOpen;
     OlderRun: OlderRunsAreForeign;
     OlderRunPast: OlderRunsAreGood, OlderRunsAreGoodUpToTheLast, OlderRunsAreGoodByOneMore;
 }

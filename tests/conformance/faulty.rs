@@ -74,7 +74,9 @@ impl Faulty {
             }
             let before = log.clone();
             self.make_room(log, record);
+            self.spoil_keys(log, &start);
             let mut outcome = self.model.append_one(log, &spoil::record(self.fault, record));
+            self.spoil_repeat(log, record, &mut outcome);
             match (self.fault, end) {
                 (ForgetLeavesTheRefusal, _) if self.ended.lock().unwrap().contains(topic) => {
                     outcome = Err(Refused::Finished);
@@ -137,6 +139,7 @@ fn before_open(log: &mut Log, fault: Fault) {
             records.append(replaced);
         }
         EndsAreLostAtOpen => log.finished.clear(),
+        RepeatsAreLostAtOpen => log.keys.clear(),
         FloorsAreLostAtOpen => log.floors.clear(),
         _ => {}
     }

@@ -7,7 +7,7 @@ use std::{
 };
 use tidings::{
     Topic,
-    replay::{AppendError, Cursor, Kind, Page, Read, ReadError, Record, ReplayStore, Run, conformance::Keep},
+    replay::{AppendError, Cursor, Kind, Page, Read, ReadError, Record, Refused, ReplayStore, Run, conformance::Keep},
 };
 
 pub(crate) struct Liberal {
@@ -47,6 +47,10 @@ impl ReplayStore for Liberal {
         let append = |record: &Record| {
             // Numbers are skipped, also for what is refused.
             log.newest += 2;
+            // It remembers no idempotency keys.
+            if record.idempotency_key().is_some() {
+                return Err(Refused::Other("idempotency keys are not for this store".into()));
+            }
             let outcome = self.model.append_one(&mut log, &in_millis(record));
             self.evict(&mut log, record.topic());
             outcome

@@ -110,6 +110,9 @@ impl Faulty {
             EndsAreStoredByOldKnowledge | EventsAreStoredByOldKnowledge if records.len() == 1 => {
                 Some(self.append_by_old_knowledge(records).await)
             }
+            RepeatsAreStoredByOldKnowledge if records.len() == 1 && records[0].idempotency_key() == Some("k") => {
+                Some(self.repeat_by_old_knowledge(records).await)
+            }
             TheNewerComesFirst | TheOlderGoesFirst if records.iter().all(|record| record.replaces().is_some()) => {
                 Some(self.replace_slowly(records).await)
             }
@@ -132,6 +135,9 @@ impl Faulty {
     fn append_from(&self, first: u64, records: &[Record]) -> Outcomes {
         let mut log = self.model.log();
         let store = |(position, record): (u64, &Record)| {
+            if let Some(first) = log.first_of(record) {
+                return Err(Refused::Duplicate(self.model.run.at(first)));
+            }
             if log.finished.contains_key(record.topic()) {
                 return Err(Refused::Finished);
             }
@@ -147,6 +153,9 @@ impl Faulty {
         yield_some().await;
         let mut log = self.model.log();
         let store = |record: &Record| {
+            if let Some(first) = log.first_of(record) {
+                return Err(Refused::Duplicate(self.model.run.at(first)));
+            }
             let is_old = (record.kind() == Kind::Finish) == (self.fault == EndsAreStoredByOldKnowledge);
             let finished = if is_old { &before } else { &log.finished };
             if finished.contains_key(record.topic()) {

@@ -30,6 +30,8 @@ pub(crate) struct Log {
     /// The highest position of each topic that was removed.
     pub(crate) floors: BTreeMap<Topic, u64>,
     pub(crate) finished: BTreeMap<Topic, u64>,
+    /// The idempotency keys, which are never forgotten.
+    pub(crate) keys: BTreeMap<(Topic, String), u64>,
 }
 
 pub(crate) struct Model {
@@ -86,6 +88,9 @@ impl Model {
     }
 
     pub(crate) fn append_one(&self, log: &mut Log, record: &Record) -> Result<Cursor, Refused> {
+        if let Some(first) = log.first_of(record) {
+            return Err(Refused::Duplicate(self.run.at(first)));
+        }
         if log.finished.contains_key(record.topic()) {
             return Err(Refused::Finished);
         }
@@ -100,6 +105,9 @@ impl Model {
         let older = record.replaces().and_then(|key| log.newest_of(topic, key));
         log.replaced.extend(older.and_then(|older| log.records.remove_entry(&older)));
         log.records.insert(position, record.clone());
+        if let Some(key) = record.idempotency_key() {
+            log.keys.insert((topic.clone(), key.to_owned()), position);
+        }
         if record.kind() == Kind::Finish {
             log.finished.insert(topic.clone(), position);
         }
@@ -118,6 +126,11 @@ impl Log {
         let Some(begun) = self.runs.iter().position(|(run, _)| *run == number) else { return true };
         let later = self.runs[begun + 1..].iter().map(|(_, begin)| *begin);
         epoch != self.epoch || cursor.position() > later.min().unwrap_or(self.newest)
+    }
+
+    /// Where the record is that this one repeats.
+    pub(crate) fn first_of(&self, record: &Record) -> Option<u64> {
+        self.keys.get(&(record.topic().clone(), record.idempotency_key()?.to_owned())).copied()
     }
 
     pub(crate) fn positions(&self, topic: &Topic) -> Vec<u64> {

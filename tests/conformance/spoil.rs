@@ -31,6 +31,9 @@ pub(crate) fn record(fault: Fault, given: &Record) -> Record {
     if let Some(key) = given.key().filter(|key| fault != KeyIsDropped && (fault != EmptyKeyIsNone || !key.is_empty())) {
         record = record.with_key(key);
     }
+    if let Some(key) = given.idempotency_key() {
+        record = record.with_idempotency_key(key);
+    }
     let mut labels: Vec<_> = given.labels().filter(|_| fault != LabelsAreDropped).collect();
     if fault == LabelsAreSorted {
         labels.sort_unstable();

@@ -24,6 +24,8 @@ pub(super) struct Book {
     /// Topics that were finished and then forgotten.
     pub(super) reopened: BTreeSet<Topic>,
     pub(super) refused: Vec<Record>,
+    /// The idempotency keys of what was stored.
+    pub(super) keys: BTreeMap<(Topic, String), u64>,
     /// The highest position that an append returned, and the highest head. Numbers may be skipped, so the second can be
     /// higher.
     pub(super) acknowledged: u64,
@@ -49,6 +51,7 @@ impl Book {
             finished: BTreeMap::new(),
             reopened: BTreeSet::new(),
             refused: Vec::new(),
+            keys: BTreeMap::new(),
             acknowledged: 0,
             head: 0,
         }
@@ -107,6 +110,9 @@ impl Book {
         ensure(asked == answered, Rule::Outcomes, format_args!("{asked} outcomes"), answered)?;
         let has_refusal = self.has_refusal(batch);
         for (record, outcome) in batch.iter().zip(outcomes) {
+            if self.enter_repeat(record, outcome)? {
+                continue;
+            }
             match (outcome, self.finished.get(record.topic())) {
                 (Ok(cursor), None) => self.enter_record(record, *cursor)?,
                 (Err(Refused::Finished), Some(_)) => self.refused.push(record.clone()),
@@ -127,6 +133,34 @@ impl Book {
             }
         }
         Ok(())
+    }
+
+    /// Takes in the answer to a record by its idempotency key; says whether that is all there is to say.
+    fn enter_repeat(&mut self, record: &Record, outcome: &Result<Cursor, Refused>) -> Verdict<bool> {
+        let key = record.idempotency_key().map(|key| (record.topic().clone(), key.to_owned()));
+        let first = key.as_ref().and_then(|key| self.keys.get(key)).copied();
+        let violation = |rule, expected: String| {
+            let found = format_args!("{outcome:?} for the key {:?} of {:?}", record.idempotency_key(), record.topic());
+            Err(Violation::new(rule, expected, found))
+        };
+        match (first, outcome) {
+            (Some(first), Err(Refused::Duplicate(cursor))) if *cursor == self.run.at(first) => {}
+            (Some(first), _) => {
+                let is_there = self.held.contains_key(&first) && !self.finished.contains_key(record.topic());
+                let rule = if is_there { Rule::RepeatIsKnown } else { Rule::RepeatOutlives };
+                return violation(rule, format!("Err(Duplicate({}))", self.run.at(first)));
+            }
+            (None, Err(Refused::Duplicate(_))) => return violation(Rule::RepeatOnly, "no repeat".into()),
+            // The store remembers none.
+            (None, Err(Refused::Other(_))) if key.is_some() && self.keys.is_empty() => {}
+            (None, Ok(cursor)) => {
+                self.keys.extend(key.map(|key| (key, cursor.position())));
+                return Ok(false);
+            }
+            (None, Err(_)) => return Ok(false),
+        }
+        self.refused.push(record.clone());
+        Ok(true)
     }
 
     fn enter_record(&mut self, record: &Record, cursor: Cursor) -> Verdict {

@@ -85,6 +85,6 @@ pub(super) async fn alike_topics<S: ReplayStore>(mut log: Trial<S>) -> Verdict {
     log.read(&asked, ReadFrom::Last(9)).await.map(drop)
 }
 
-fn scoped(tenant: &str, name: &str) -> Topic {
+pub(super) fn scoped(tenant: &str, name: &str) -> Topic {
     Topic::scoped(tenant, name).unwrap_or_else(|_| unreachable!("good names"))
 }

@@ -61,8 +61,13 @@ pub(super) async fn reopen<S: ReplayStore>(open: &impl AsyncFn(Keep) -> S) -> Ve
             look(&mut log, &[&state]).await?;
         }
     }
+    let batch = [log.keyed(&a, "k"), log.event(&a)];
+    log.append(batch).await?;
     log = log.again(open, keep).await?;
-    look(&mut log, &[&a, &state]).await
+    look(&mut log, &[&a, &state]).await?;
+    let batch = [log.keyed(&a, "k"), log.keyed(&a, "l")];
+    log.append(batch).await.map_err(|violation| violation.under(|_| Rule::ReopenRepeats))?;
+    look(&mut log, &[&a]).await
 }
 
 impl<S: ReplayStore> Trial<S> {

@@ -87,6 +87,11 @@ rules! {
     ReplacesOnly: "Nothing else goes with what is replaced: no other key, topic or kind, nor the newer record.",
     ReplacingRaisesNoFloor: "What a newer record of its key took the place of raises no floor.",
 
+    RepeatIsKnown: "A record whose idempotency key its topic has had is refused with `Refused::Duplicate` and the place of the first.",
+    RepeatOnly: "Nothing else is a repeat: no other key, or topic's, or that of a refused record, nor a record without a key.",
+    RepeatOutlives: "A key is remembered when its record is evicted or replaced, and when its topic is finished.",
+    RepeatAtOnce: "Of records with the same key that come at the same time, one is stored.",
+
     NothingLower: "Once a position has been readable, nothing lower becomes readable.",
     OneView: "Records, floor, `through` and finished topics of a page are of one moment.",
     ReplacesAtOnce: "A page has the older or the newer record of a key, never both and never neither.",
@@ -97,6 +102,7 @@ rules! {
     ReopenFinished: "A topic that was finished is finished after the log was opened again.",
     ReopenFloors: "What was removed is below the floor after the log was opened again.",
     ReopenReplaces: "A log that is opened again has the newest of each key only, and the next takes its place.",
+    ReopenRepeats: "The idempotency keys of a log that is opened again are remembered.",
     OlderRun: "A cursor of an older run is good up to the lowest position at which a later run began.",
     OlderRunPast: "A cursor of an older run is foreign past the lowest position at which a later run began.",
 }
