@@ -57,6 +57,14 @@ const SCHEMA: &str = "
         floor     INTEGER NOT NULL,
         finished  INTEGER
     ) STRICT;
+    CREATE TABLE IF NOT EXISTS keys (
+        topic     TEXT NOT NULL,
+        key       TEXT NOT NULL,      -- an idempotency key: the record outlives it, or the other way round
+        position  INTEGER NOT NULL,
+        since     INTEGER NOT NULL,
+        PRIMARY KEY (topic, key)
+    ) STRICT;
+    CREATE INDEX IF NOT EXISTS keys_by_age ON keys (since);
     CREATE TABLE IF NOT EXISTS records (
         position  INTEGER PRIMARY KEY,
         topic     TEXT NOT NULL,
@@ -146,10 +154,20 @@ impl Shared {
     }
 
     fn append_in(&self, tx: &Transaction<'_>, records: &[Record]) -> Result<Outcomes, BoxError> {
+        // Idempotency keys are remembered for five minutes.
+        tx.prepare_cached("DELETE FROM keys WHERE since <= unixepoch() - 300")?.execute([])?;
         let mut position = newest(tx)?;
         let mut outcomes = Outcomes::with_capacity(records.len());
         for record in records {
             let topic = record.topic().as_key();
+            if let Some(key) = record.idempotency_key() {
+                let first = "SELECT position FROM keys WHERE topic = ?1 AND key = ?2";
+                let first = tx.prepare_cached(first)?.query_row([topic, key], |row| row.get(0)).optional()?;
+                if let Some(first) = first {
+                    outcomes.push(Err(Refused::Duplicate(self.run.at(first))));
+                    continue;
+                }
+            }
             tx.prepare_cached("INSERT OR IGNORE INTO topics SELECT ?1, forgotten, NULL FROM log")?.execute([topic])?;
             let is_over = "SELECT finished IS NOT NULL FROM topics WHERE topic = ?1";
             if tx.prepare_cached(is_over)?.query_row([topic], |row| row.get(0))? {
@@ -160,6 +178,10 @@ impl Shared {
             if let Some(key) = record.replaces() {
                 let replace = "DELETE FROM records WHERE topic = ?1 AND key = ?2 AND kind IN ('latest', 'removal')";
                 tx.prepare_cached(replace)?.execute((topic, key))?;
+            }
+            if let Some(key) = record.idempotency_key() {
+                let remember = "INSERT INTO keys VALUES (?1, ?2, ?3, unixepoch())";
+                tx.prepare_cached(remember)?.execute((topic, key, position))?;
             }
             let kind = record.kind().as_str();
             let micros = record.time().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();

@@ -14,17 +14,26 @@ mod model;
 mod repeat;
 #[path = "conformance/replace.rs"]
 mod replace;
+#[path = "conformance/shared.rs"]
+mod shared;
 #[path = "conformance/spoil.rs"]
 mod spoil;
+mod support;
 
 use fault::Fault;
 use faulty::Faulty;
 use liberal::Liberal;
 use model::{Disk, Model};
+use support::nodes::{Log, Node};
 use tidings::replay::{
     Ring,
-    conformance::{Keep, Rule, Violation, check, check_reopen},
+    conformance::{Keep, Rule, Violation, check, check_nodes, check_reopen},
 };
+
+fn new_nodes() -> [Node; 2] {
+    let log = Log::new();
+    [log.node(), log.node()]
+}
 
 fn ring(keep: Keep) -> Ring {
     keep.events_per_topic.map_or_else(Ring::new, |events| Ring::new().events_per_topic(events))
@@ -39,7 +48,8 @@ async fn model() -> Result<(), Violation> {
 async fn faulty(fault: Fault) -> Result<(), Violation> {
     let disk = Disk::default();
     check(async |keep| Faulty::open(Disk::default(), keep, fault)).await?;
-    check_reopen(async |keep| Faulty::open(disk.clone(), keep, fault)).await
+    check_reopen(async |keep| Faulty::open(disk.clone(), keep, fault)).await?;
+    check_nodes(async |_| shared::nodes(fault)).await
 }
 
 #[tokio::test]
@@ -68,6 +78,17 @@ async fn a_plain_store_passes_on_one_thread() -> Result<(), Violation> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_plain_store_passes_on_several_threads() -> Result<(), Violation> {
     model().await
+}
+
+#[tokio::test]
+async fn nodes_that_share_a_log_pass_on_one_thread() -> Result<(), Violation> {
+    check(async |keep: Keep| keep.events_per_topic.map_or_else(Log::new, |_| Log::over(ring(keep))).node()).await?;
+    check_nodes(async |_| new_nodes()).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nodes_that_share_a_log_pass_on_several_threads() -> Result<(), Violation> {
+    check_nodes(async |_| new_nodes()).await
 }
 
 #[tokio::test]

@@ -89,5 +89,13 @@ faults! {
     ReopenReplaces: KeysAreLostAtOpen, ReplacedComesBackAtOpen;
     ReopenRepeats: RepeatsAreLostAtOpen;
     OlderRun: OlderRunsAreForeign;
+    OneRun: EachNodeHasALog;
+    SharedView: HeadsAreOfOneNode, ReadsAreOfOneNode, EndsAreOfOneNode, RepeatsAreOfOneNode;
+    Feed: ThereIsNoFeed, FeedEnds;
+    FeedOrder: FeedGivesOneTwice, FeedIsOutOfOrder;
+    FeedComplete: FeedLeavesOneOut, FeedIsOfOthersOnly;
+    FeedRecords: FeedAltersBodies;
+    FeedForgets: FeedDoesNotForget, FeedForgetsLate;
+    FeedNotices: NoticesComeTwice, NoticesAreReversed, NoticesAreStored, NoticesLoseControl;
     OlderRunPast: OlderRunsAreGood, OlderRunsAreGoodUpToTheLast, OlderRunsAreGoodByOneMore;
 }

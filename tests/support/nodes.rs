@@ -27,6 +27,7 @@ struct State {
 }
 
 /// What one node's feed is to give next.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fault of its own")]
 struct Channel {
     at: usize,
     notices: Vec<Notice>,

@@ -1,6 +1,7 @@
 //! The suite that a [`ReplayStore`] must pass.
 //!
-//! [`check`] is for every store, [`check_reopen`] for those that outlive the process. Both talk to the store as a hub
+//! [`check`] is for every store, [`check_reopen`] for those that outlive the process, [`check_nodes`] for those that several
+//! nodes share. All talk to the store as a hub
 //! does, in one task and then in many at once, and stop at the first [`Violation`], which names the [`Rule`].
 //!
 //! ```
@@ -29,6 +30,7 @@ mod append;
 mod book;
 mod follow;
 mod judge;
+mod nodes;
 mod race;
 mod read;
 mod record;
@@ -145,4 +147,26 @@ where
 {
     let verdict: Verdict = reopen::reopen(&open).await;
     verdict.map_err(|violation| violation.when("a log that is opened again"))
+}
+
+/// Checks a store that several nodes share by the rules for that.
+///
+/// `new_nodes` opens two nodes of a new, empty log each time. [`check`] is for each node of it as well.
+///
+/// # Errors
+///
+/// The first violation.
+///
+/// # Panics
+///
+/// As [`check`].
+pub async fn check_nodes<S, F>(new_nodes: F) -> Result<(), Violation>
+where
+    S: ReplayStore,
+    F: AsyncFn(Keep) -> [S; 2],
+{
+    nodes::view(&new_nodes).await.map_err(|violation| violation.when("two nodes of one log"))?;
+    nodes::order(&new_nodes).await.map_err(|violation| violation.when("feeds while two nodes append"))?;
+    nodes::forgetting(&new_nodes).await.map_err(|violation| violation.when("feeds and a forgotten topic"))?;
+    nodes::notices(&new_nodes).await.map_err(|violation| violation.when("notices"))
 }

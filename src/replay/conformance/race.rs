@@ -25,7 +25,7 @@ const ROUNDS: usize = 10;
 const REPLACED: usize = 100;
 
 /// Batches for several writers; each has a record of every topic, so that no reader is without news.
-fn batches(topics: [&Topic; 2], count: usize) -> Vec<Vec<Vec<Record>>> {
+pub(super) fn batches(topics: [&Topic; 2], count: usize) -> Vec<Vec<Vec<Record>>> {
     let record = |writer, batch, n: usize| {
         Record::new(topics[n % 2], Event::new().data(format!("writer {writer}, batch {batch}, no. {n}")))
     };

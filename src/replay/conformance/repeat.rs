@@ -44,8 +44,8 @@ pub(super) async fn known<S: ReplayStore>(mut log: Trial<S>) -> Verdict {
             log.append(batch).await?;
         }
     }
-    let long = "k".repeat(300);
-    for key in [&*long, &long[1..], &long] {
+    let many = "k".repeat(300);
+    for key in [&*many, &many[1..], &many] {
         let keyed = log.keyed(&a, key);
         log.append([keyed]).await?;
     }

@@ -104,6 +104,15 @@ rules! {
     ReopenReplaces: "A log that is opened again has the newest of each key only, and the next takes its place.",
     ReopenRepeats: "The idempotency keys of a log that is opened again are remembered.",
     OlderRun: "A cursor of an older run is good up to the lowest position at which a later run began.",
+    OneRun: "Nodes of one log have the same epoch and run: opening it by one more begins none.",
+    SharedView: "What one node has acknowledged, every other reads, and knows of when it appends.",
+    Feed: "A store that nodes share has a feed, which does not end.",
+    FeedOrder: "A feed gives records in the order of their positions, and each once.",
+    FeedComplete: "A feed gives what any node appended after the place that it was asked for, and leaves nothing out.",
+    FeedRecords: "A feed gives records as they were appended, and under the cursors that their appends returned.",
+    FeedForgets: "A feed says that a topic was forgotten where that was: between what came before and what comes after.",
+    FeedNotices: "A notice reaches the feeds of all nodes, that of its sender included, in order and as it was given, once.",
+
     OlderRunPast: "A cursor of an older run is foreign past the lowest position at which a later run began.",
 }
 
