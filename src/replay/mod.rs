@@ -13,11 +13,16 @@ mod error;
 mod feed;
 mod page;
 mod record;
+#[cfg(feature = "redis")]
+mod redis;
 mod repeats;
 mod ring;
 mod shelf;
 mod store;
 
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use self::redis::{RedisStore, RedisStoreBuilder};
 pub use self::{
     cursor::{Cursor, ParseCursorError, Run},
     error::{AppendError, ReadError, Refused},

@@ -5,6 +5,7 @@
 pub(crate) mod example;
 pub(crate) mod network;
 pub(crate) mod nodes;
+pub(crate) mod redis;
 pub(crate) mod watched;
 
 use bytes::Bytes;

@@ -12,6 +12,8 @@ if did then
     return {state.epoch, state.run, text(state.newest), 'fenced'}
   end
   if last == number and epoch == state.epoch then
+    -- A write, so that who waits for replicas waits for them to have it.
+    redis.call('PEXPIRE', lane, '600000')
     local answer = {state.epoch, state.run, text(state.newest)}
     for outcome in string.gmatch(rest, '%S+') do answer[#answer + 1] = outcome end
     return answer

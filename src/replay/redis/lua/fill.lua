@@ -4,8 +4,8 @@
 
 open(false)
 local after, most, bytes = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
-local answer = {state.epoch, state.run, text(state.newest), false, text(after)}
-local skip = {state.epoch, state.run, text(state.newest), 1, text(state.newest)}
+local answer = {state.epoch, state.run, text(state.newest), '0', text(after)}
+local skip = {state.epoch, state.run, text(state.newest), '1', text(state.newest)}
 if ARGV[7] ~= state.epoch or ARGV[8] ~= state.run or after > state.newest then return skip end
 
 -- The bytes of what is at a position: '' if something newer took its place, nil if it is no longer held.

@@ -1,16 +1,14 @@
 -- One page of some topics. ARGV from 7: where it begins (A, E or L), the cursor's epoch, run and position or the number of the
 -- last ones, how many records and bytes of bodies, then the topics.
--- Answers epoch, run, newest, whether the cursor is foreign, how far the page is complete, the floor, how many topics have ended
--- and which (from 0), then position and bytes of each record. Bytes begin with the length of the body.
+-- Answers epoch, run, newest, how far cursors of the asked run are good (-1: not at all), how far the page is complete, the floor,
+-- how many topics have ended, which (from 0) and where, then position and bytes of each record. Bytes begin with the length of
+-- the body.
 
 open(false)
 local from, after, most, room = ARGV[7], tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
 local floor, held, sources, topics = 0, 0, {}, {}
-
-if from == 'A' then
-  local good = good_up_to(ARGV[8], ARGV[9])
-  if not good or after > good then return {state.epoch, state.run, text(state.newest), 1, text(state.newest), '0', 0} end
-end
+local good = from == 'A' and (good_up_to(ARGV[8], ARGV[9]) or -1) or state.newest
+if after > good and from == 'A' then return {state.epoch, state.run, text(state.newest), text(good), text(state.newest), '0', '0'} end
 
 for i = 13, #ARGV do
   local m = find(ARGV[i])
@@ -99,12 +97,14 @@ while true do
   most, room = most - 1, room - struct.unpack('>I4', entry[2])
 end
 
-local answer = {state.epoch, state.run, text(state.newest), 0, text(through), text(floor), 0}
+local ended = {}
 for i, m in ipairs(topics) do
   if m and m.ended > 0 and m.ended <= through then
-    answer[7] = answer[7] + 1
-    answer[#answer + 1] = i - 1
+    ended[#ended + 1] = text(i - 1)
+    ended[#ended + 1] = text(m.ended)
   end
 end
+local answer = {state.epoch, state.run, text(state.newest), text(good), text(through), text(floor), text(#ended / 2)}
+for _, item in ipairs(ended) do answer[#answer + 1] = item end
 for _, item in ipairs(records) do answer[#answer + 1] = item end
 return answer

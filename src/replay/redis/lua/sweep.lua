@@ -41,4 +41,4 @@ for _, topic in ipairs(topics) do
 end
 bound_total(64)
 commit(before)
-return {state.epoch, state.run, text(state.newest), more or budget <= 0}
+return {state.epoch, state.run, text(state.newest), (more or budget <= 0) and '1' or '0'}

@@ -1,0 +1,178 @@
+//! [`Node`]: what one process knows of the log, and how it asks for more.
+//!
+//! Invariant: every call says what this node has seen of the log, so that one that was rewound is noticed by whoever calls
+//! first; and what it has seen never goes back within a run.
+
+use super::{
+    keys::Keys,
+    lane::Lanes,
+    link::{CallError, Links, WRITES},
+    script::{Answer, Ask, Malformed, Script, Scripts},
+    settings::Settings,
+};
+use crate::{
+    replay::{Cursor, Run},
+    sync::Mutex,
+};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How long to wait before what failed is tried again, at first; doubled each time, up to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) links: Links,
+    pub(super) keys: Keys,
+    pub(super) scripts: Scripts,
+    pub(super) settings: Settings,
+    pub(super) lanes: Lanes,
+    seen: Mutex<Option<Cursor>>,
+}
+
+impl Node {
+    pub(super) fn new(links: Links, settings: Settings) -> Self {
+        Self {
+            links,
+            keys: Keys::new(&settings.name),
+            scripts: Scripts::new(),
+            settings,
+            lanes: Lanes::new(),
+            seen: Mutex::new(None),
+        }
+    }
+
+    /// Asks a script once, and takes in where the log is.
+    pub(super) async fn ask(
+        &self,
+        slot: usize,
+        script: &Script,
+        ask: &Ask,
+        at_most: Duration,
+    ) -> Result<(Cursor, Answer), CallError> {
+        let link = self.links.get(slot).await?;
+        let seen = *self.seen.lock();
+        let words = words(seen);
+        let mut known = true;
+        let value = loop {
+            let cmd = ask.command(script, known, &self.keys, &words);
+            match self.links.call(&link, &cmd, at_most).await {
+                // A server that was started anew has forgotten it, and did nothing.
+                Err(error) if error.is_no_script && known => known = false,
+                answered => break answered?,
+            }
+        };
+        let malformed = |error: Malformed| CallError { is_passing: false, ..CallError::new(error, true) };
+        let mut answer = Answer::new(value).map_err(malformed)?;
+        let mut head = || {
+            let run = Run { epoch: answer.number()?, number: answer.number()? };
+            Ok(run.at(answer.number()?))
+        };
+        let head: Cursor = head().map_err(malformed)?;
+        self.see(seen, head);
+        Ok((head, answer))
+    }
+
+    /// Asks a script that changes nothing by being asked twice, until it answers or the deadline has come.
+    pub(super) async fn ask_again(&self, slot: usize, script: &Script, ask: &Ask) -> Result<(Cursor, Answer), CallError> {
+        let mut retry = Retry::new(self.settings.deadline);
+        loop {
+            match self.ask(slot, script, ask, retry.left()).await {
+                Err(error) if error.is_passing && retry.again().await => {}
+                answered => return answered,
+            }
+        }
+    }
+
+    /// Where the log is.
+    pub(super) async fn head(&self) -> Result<Cursor, CallError> {
+        self.fence().await?;
+        Ok(self.ask_again(self.links.a_read(), &self.scripts.head, &Ask::default()).await?.0)
+    }
+
+    /// Sees to it that batches that were given up are not done later.
+    pub(super) async fn fence(&self) -> Result<(), CallError> {
+        for fence in self.lanes.fences() {
+            let ask = Ask::default().key(self.keys.of_lane(self.lanes.node, fence.lane)).number(fence.number);
+            let cmd = ask.bare_command(&self.scripts.fence);
+            let mut retry = Retry::new(self.settings.deadline);
+            loop {
+                let called = async {
+                    let link = self.links.get(WRITES).await?;
+                    self.links.call(&link, &cmd, retry.left()).await
+                };
+                match called.await {
+                    Err(error) if error.is_passing && retry.again().await => {}
+                    answered => break answered?,
+                }
+            };
+            self.lanes.fenced(fence);
+        }
+        Ok(())
+    }
+
+    /// Takes in where the log is, as it was answered to one who had seen it elsewhere.
+    fn see(&self, asked: Option<Cursor>, head: Cursor) {
+        let mut seen = self.seen.lock();
+        let is_new = seen.is_none_or(|seen| match seen.run() == head.run() {
+            true => seen.position() < head.position(),
+            // Else the answer is older than what is known by now.
+            false => asked.is_some_and(|asked| asked.run() == seen.run()),
+        });
+        if is_new {
+            *seen = Some(head);
+        }
+    }
+
+    /// Takes in where the log is, as the feed says.
+    pub(super) fn see_in_feed(&self, head: Cursor) {
+        let mut seen = self.seen.lock();
+        if seen.is_some_and(|seen| seen.run() == head.run() && seen.position() < head.position()) {
+            *seen = Some(head);
+        }
+    }
+}
+
+/// What a script is told: the epoch, run and position that were seen, and numbers for when it needs new ones.
+fn words(seen: Option<Cursor>) -> [String; 5] {
+    let new = Run::new_log();
+    let number = fastrand::u32(1..);
+    let (epoch, run, position) = match seen {
+        Some(seen) => (seen.run().epoch.to_string(), seen.run().number.to_string(), seen.position()),
+        None => ("-".to_owned(), "-".to_owned(), 0),
+    };
+    [epoch, run, position.to_string(), new.epoch.to_string(), number.to_string()]
+}
+
+/// Tries until a deadline, with pauses that grow.
+pub(super) struct Retry {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Retry {
+    pub(super) fn new(within: Duration) -> Self {
+        Self { until: Instant::now() + within, pause: BACKOFF.0 }
+    }
+
+    /// How long there is to the deadline.
+    pub(super) fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+
+    /// Waits, and says whether there is time to try again.
+    pub(super) async fn again(&mut self) -> bool {
+        let left = self.left();
+        if left.is_zero() {
+            return false;
+        }
+        sleep(jitter(self.pause).min(left)).await;
+        self.pause = (self.pause * 2).min(BACKOFF.1);
+        true
+    }
+}
+
+/// From half of a time to all of it, so that nodes do not come at once.
+pub(super) fn jitter(time: Duration) -> Duration {
+    time.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
