@@ -132,7 +132,8 @@ impl Links {
         if let Some(known) = place.known() {
             return known;
         }
-        let made = self.connect(slot).await;
+        // In a box, as the client's futures are large, and so would be every one that holds this.
+        let made = Box::pin(self.connect(slot)).await;
         let mut state = place.state.lock();
         *state = match &made {
             Ok(link) => SlotState { link: Some(link.clone()), failed: None },
@@ -166,7 +167,7 @@ impl Links {
     /// A connection that only listens.
     pub(super) async fn listen(&self) -> Result<PubSub, CallError> {
         let address = self.address();
-        self.in_time(async { Client::open(address)?.get_async_pubsub().await }).await
+        self.in_time(Box::pin(async { Client::open(address)?.get_async_pubsub().await })).await
     }
 
     async fn in_time<T>(&self, made: impl Future<Output = RedisResult<T>>) -> Result<T, CallError> {
@@ -200,7 +201,7 @@ impl Links {
             return Err(CallError::new("the connection to the server was cut", false));
         }
         let mut connection = link.connection.clone();
-        match timeout(self.patience.min(at_most), connection.send_packed_command(cmd)).await {
+        match timeout(self.patience.min(at_most), Box::pin(connection.send_packed_command(cmd))).await {
             Ok(Ok(Value::ServerError(error))) => Err(self.refused(link, error.into())),
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => {
