@@ -32,6 +32,8 @@ struct Line {
     left: Option<usize>,
     /// What the next connection is answered, in place of the server.
     answer: Option<String>,
+    /// New connections are closed at once.
+    down: bool,
 }
 
 impl Network {
@@ -74,6 +76,24 @@ impl Network {
         line.silent = line.connections.len();
     }
 
+    /// Until it is repaired: cuts all connections, and closes new ones at once; or lets nothing through, on new ones neither.
+    pub(crate) fn break_down(&self, silently: bool) {
+        let mut line = self.line.lock().unwrap();
+        if silently {
+            line.silent = usize::MAX;
+        } else {
+            line.down = true;
+            line.cut();
+        }
+    }
+
+    /// New connections are good again.
+    pub(crate) fn repair(&self) {
+        let mut line = self.line.lock().unwrap();
+        line.down = false;
+        line.silent = line.connections.len();
+    }
+
     /// Cuts all connections now, and answers the next one in place of the server.
     pub(crate) fn cut_and_answer(&self, response: impl Into<String>) {
         let mut line = self.line.lock().unwrap();
@@ -95,6 +115,9 @@ async fn accept(listener: TcpListener, server: SocketAddr, line: Arc<Mutex<Line>
         let Ok((client, _)) = listener.accept().await else { continue };
         // Held until the connection is counted: what fails all connections must not miss one.
         let mut state = line.lock().unwrap();
+        if state.down {
+            continue;
+        }
         let number = state.connections.len();
         let answer = state.answer.take();
         let line = Arc::clone(&line);

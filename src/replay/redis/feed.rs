@@ -188,7 +188,8 @@ impl Follower<'_> {
         if self.is_lost && is_up {
             return self.catch_up().await;
         }
-        let asked = self.node.ask(self.node.links.a_read(), &self.node.scripts.head, &Ask::default(), Duration::MAX).await;
+        let asked =
+            self.node.ask(self.node.links.a_read(), &self.node.scripts.head, &Ask::default(), Duration::MAX).await;
         // A server that does not answer has cut the channel as well, or is asked again.
         let Ok((head, _)) = asked else { return Ok(()) };
         let is_behind = head.run() != self.last.run() || head.position() > self.last.position();
@@ -306,7 +307,8 @@ impl Follower<'_> {
         let (run, after) = (self.last.run(), self.last.position());
         let ask = Ask::default().number_text(run.epoch).number_text(run.number.into()).number(after);
         let ask = ask.number(FILL.0).number(FILL.1);
-        let (head, mut answer) = self.node.ask(self.node.links.a_read(), &self.node.scripts.fill, &ask, Duration::MAX).await?;
+        let (head, mut answer) =
+            self.node.ask(self.node.links.a_read(), &self.node.scripts.fill, &ask, Duration::MAX).await?;
         let mut filled = || {
             let is_skip = answer.text()? == "1";
             let mut filled = Filled { head, is_skip, through: answer.number()?, items: Vec::new() };

@@ -4,8 +4,8 @@
 
 use crate::sync::Mutex;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, ProtocolVersion,
-    PushInfo, PushKind, RedisError, RedisResult, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _,
+    ProtocolVersion, PushInfo, PushKind, RedisError, RedisResult, ServerErrorKind, Value,
     aio::{MultiplexedConnection, PubSub},
 };
 use std::{
@@ -96,7 +96,15 @@ impl CallError {
         let code = error.code().unwrap_or_default();
         let is_passing = matches!(
             code,
-            "LOADING" | "BUSY" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK" | "NOREPLICAS"
+            "LOADING"
+                | "BUSY"
+                | "READONLY"
+                | "MASTERDOWN"
+                | "CLUSTERDOWN"
+                | "TRYAGAIN"
+                | "MOVED"
+                | "ASK"
+                | "NOREPLICAS"
         );
         let is_no_script = error.kind() == ErrorKind::Server(ServerErrorKind::NoScript);
         Self { source: Arc::new(error), is_unknown: false, is_passing, is_no_script }
@@ -105,7 +113,8 @@ impl CallError {
 
 impl Links {
     pub(super) fn new(urls: &[String], count: usize, patience: Duration) -> RedisResult<Self> {
-        let addresses = urls.iter().map(|url| prepare(url.as_str().into_connection_info()?)).collect::<RedisResult<_>>()?;
+        let addresses =
+            urls.iter().map(|url| prepare(url.as_str().into_connection_info()?)).collect::<RedisResult<_>>()?;
         let slot = || Slot { state: Mutex::new(SlotState::default()), turn: Semaphore::new(1) };
         Ok(Self {
             addresses,
@@ -270,7 +279,11 @@ impl fmt::Debug for Links {
 
 /// By the protocol in which a connection says that it was cut.
 fn prepare(info: ConnectionInfo) -> RedisResult<ConnectionInfo> {
-    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_lib_name("tidings", env!("CARGO_PKG_VERSION"));
+    let settings = info
+        .redis_settings()
+        .clone()
+        .set_protocol(ProtocolVersion::RESP3)
+        .set_lib_name("tidings", env!("CARGO_PKG_VERSION"));
     Ok(info.set_redis_settings(settings))
 }
 

@@ -37,7 +37,8 @@ impl Message {
                 let run = run(&mut words)?;
                 let after = run.at(words.next()?.parse().ok()?);
                 let last: u64 = words.next()?.parse().ok()?;
-                let items: Vec<_> = Frames(rest).map(|(kind, bytes)| Item::parse(kind, bytes)).collect::<Option<_>>()?;
+                let items: Vec<_> =
+                    Frames(rest).map(|(kind, bytes)| Item::parse(kind, bytes)).collect::<Option<_>>()?;
                 (after.position().checked_add(items.len() as u64)? == last).then_some(Self::Batch { after, items })
             }
             "R" => {

@@ -74,7 +74,12 @@ impl Node {
     }
 
     /// Asks a script that changes nothing by being asked twice, until it answers or the deadline has come.
-    pub(super) async fn ask_again(&self, slot: usize, script: &Script, ask: &Ask) -> Result<(Cursor, Answer), CallError> {
+    pub(super) async fn ask_again(
+        &self,
+        slot: usize,
+        script: &Script,
+        ask: &Ask,
+    ) -> Result<(Cursor, Answer), CallError> {
         let mut retry = Retry::new(self.settings.deadline);
         loop {
             match self.ask(slot, script, ask, retry.left()).await {
@@ -103,9 +108,12 @@ impl Node {
                 };
                 match called.await {
                     Err(error) if error.is_passing && retry.again().await => {}
-                    answered => break answered?,
+                    answered => {
+                        answered?;
+                        break;
+                    }
                 }
-            };
+            }
             self.lanes.fenced(fence);
         }
         Ok(())

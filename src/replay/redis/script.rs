@@ -156,7 +156,9 @@ pub(super) struct Malformed;
 
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the server gave an answer that no script of this version gives: do nodes of another version use the log?")
+        f.write_str(
+            "the server gave an answer that no script of this version gives: do nodes of another version use the log?",
+        )
     }
 }
 

@@ -176,7 +176,9 @@ impl RedisStoreBuilder {
     pub async fn open(self) -> Result<RedisStore, ReadError> {
         let name = &self.settings.name;
         if name.is_empty() || name.chars().any(|c| c.is_control() || c == '{' || c == '}') {
-            return Err(ReadError::new(format!("{name:?} cannot name a log: it is empty, or has a brace or a control character")));
+            return Err(ReadError::new(format!(
+                "{name:?} cannot name a log: it is empty, or has a brace or a control character"
+            )));
         }
         let links = Links::new(&self.urls, self.read_connections, self.settings.patience()).map_err(ReadError::new)?;
         RedisStore::start(links, self.settings).await.map_err(|error: CallError| ReadError::new(error))
