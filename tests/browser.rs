@@ -1,12 +1,14 @@
 //! The guarantee as a real browser's `EventSource` sees it: through headless Chromium, against the examples and against
 //! hubs with their defaults.
 //!
-//! Needs Debian's `chromium` and `chromium-driver`, and is run by name: `cargo test --test browser`.
+//! Needs Debian's `chromium`, `chromium-driver` and `redis-server`, and is run by name: `cargo test --test browser`.
 
 #[path = "browser/cross_origin.rs"]
 mod cross_origin;
 #[path = "browser/driver.rs"]
 mod driver;
+#[path = "browser/multi_node.rs"]
+mod multi_node;
 mod support;
 
 use crate::{

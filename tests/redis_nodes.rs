@@ -59,7 +59,11 @@ impl Node {
 /// What a client got, in its order.
 #[derive(Clone, Debug, PartialEq)]
 enum Got {
-    Event { id: String, data: String },
+    /// With its position: the run that an id names is the log's at the time.
+    Event {
+        position: String,
+        data: String,
+    },
     Gap,
 }
 
@@ -122,7 +126,8 @@ async fn wander(nodes: [SocketAddr; 2], n: usize, begin: String, last: String, p
             if let Ok(number) = event.data.parse() {
                 progress.newest[n].fetch_max(number, SeqCst);
             }
-            got.push(Got::Event { id: event.last_event_id, data: event.data });
+            let position = event.last_event_id.split('.').next().unwrap_or_default().to_owned();
+            got.push(Got::Event { position, data: event.data });
             if matches!(got.last(), Some(Got::Event { data, .. }) if *data == last) {
                 return got;
             }
@@ -246,7 +251,7 @@ async fn while_one_node_is_cut_off(silently: bool) {
         line.repair();
     })
     .await;
-    assert_eq!((nodes[0].feed().interruptions, nodes[1].feed().interruptions), (0, 1));
+    assert!(nodes[0].feed().interruptions == 0 && nodes[1].feed().interruptions > 0);
     assert!(nodes[1].feed().missed > 0 || nodes[1].feed().skips > 0, "{:?}", nodes[1].feed());
 }
 
