@@ -33,6 +33,26 @@ impl Redis {
         Self::with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"]).await
     }
 
+    /// A node of a cluster, without any slots yet.
+    pub(crate) async fn cluster_node() -> Self {
+        Self::with(&["--save", "", "--cluster-enabled", "yes", "--cluster-node-timeout", "60000"]).await
+    }
+
+    /// Takes on these slots of the cluster, and waits until it serves if they are all.
+    pub(crate) async fn take_slots(&self, first: u16, last: u16) {
+        // One by one, for 6.2.
+        let slots: Vec<String> = (first..=last).map(|slot| slot.to_string()).collect();
+        let words: Vec<&str> = ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(String::as_str)).collect();
+        let _: String = self.command(&words).await;
+        while (first, last) == (0, 16383) {
+            let info: String = self.command(&["CLUSTER", "INFO"]).await;
+            if info.contains("cluster_state:ok") {
+                break;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     pub(crate) async fn with(options: &[&str]) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);

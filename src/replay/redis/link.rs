@@ -91,7 +91,7 @@ impl CallError {
         Self { source: source.into().into(), is_unknown, is_passing: true, is_no_script: false }
     }
 
-    /// One that the server answered: it did nothing.
+    /// One that the server answered. It did nothing, unless it is a script that failed in the middle.
     fn answered(error: RedisError) -> Self {
         let code = error.code().unwrap_or_default();
         let is_passing = matches!(
@@ -107,7 +107,8 @@ impl CallError {
                 | "NOREPLICAS"
         );
         let is_no_script = error.kind() == ErrorKind::Server(ServerErrorKind::NoScript);
-        Self { source: Arc::new(error), is_unknown: false, is_passing, is_no_script }
+        let is_unknown = matches!(code, "" | "ERR" | "WRONGTYPE" | "UNKILLABLE");
+        Self { source: Arc::new(error), is_unknown, is_passing, is_no_script }
     }
 }
 

@@ -4,6 +4,8 @@
 -- Answers epoch, run, newest, and one outcome for each record: its position, F (finished), D and the position of the first.
 
 open(true)
+-- The first write: where there is no memory it fails, and nothing was done.
+redis.call('HSET', log, 'newest', text(state.newest))
 local lane, number = KEYS[4], ARGV[NEXT]
 local did = redis.call('GET', lane)
 if did then

@@ -85,7 +85,9 @@ end
 local function add(m, position, kind, key, bytes, now)
   if kind == 'l' or kind == 'r' then replace(m, key) end
   local stamp = string.format('%0' .. STAMP .. '.0f', now)
+  -- What the topic does not know of is not its own.
   if kind == 'l' then
+    if m.states == 0 then redis.call('UNLINK', m.z, m.h) end
     redis.call('ZADD', m.z, text(position), key)
     redis.call('HSET', m.h, key, stamp .. bytes)
     m.states = m.states + 1
@@ -95,14 +97,16 @@ local function add(m, position, kind, key, bytes, now)
       if kind == 'r' then return redis.pcall('XADD', m.s, id, 'p', bytes, 't', stamp, 'k', key) end
       return redis.pcall('XADD', m.s, id, 'p', bytes, 't', stamp)
     end
+    if m.count == 0 then redis.call('UNLINK', m.s) end
     local added = try()
     if type(added) == 'table' and added.err then
-      -- Something else is in its place.
+      -- It has what comes later: what is known of the log is from an older copy than this.
       lose(m)
       added = try()
       if type(added) == 'table' and added.err then error(added.err) end
     end
     if kind == 'r' then
+      if m.removals == 0 then redis.call('UNLINK', m.r) end
       redis.call('HSET', m.r, key, id)
       m.removals = m.removals + 1
     end

@@ -23,7 +23,8 @@ local function clock()
   return now[1] * 1000 + math.floor(now[2] / 1000)
 end
 
-local function publish(message) redis.call('PUBLISH', prefix .. 'feed', message) end
+-- Where this is not permitted, nodes find out by themselves, later.
+local function publish(message) redis.pcall('PUBLISH', prefix .. 'feed', message) end
 
 local function head_of(kind) return kind .. ' ' .. state.epoch .. ' ' .. state.run .. ' ' end
 
@@ -52,12 +53,12 @@ end
 -- another server process that answers: one that was restarted, restored, or took over from another.
 local function open(server)
   local got = redis.call('HMGET', log, 'epoch', 'runs', 'newest', 'floor', 'bytes', 'server')
-  local new = not got[1]
+  local new, rewound, lost = not got[1], false, nil
   if new then
-    -- What is left of one that is gone belongs to nobody.
-    redis.call('UNLINK', recent, due)
     state = {epoch = ARGV[5], run = '0', runs = {{'0', 0}}, newest = 0, floor = 0, bytes = 0}
     redis.call('HSET', log, 'epoch', state.epoch, 'runs', '0:0', 'newest', '0', 'floor', '0', 'bytes', '0')
+    -- What is left of one that is gone belongs to nobody.
+    redis.call('UNLINK', recent, due)
     publish(head_of('R') .. '0\n')
   else
     state = {
@@ -66,24 +67,27 @@ local function open(server)
     for number, began in string.gmatch(got[2] or '', '(%d+):(%d+)') do
       state.runs[#state.runs + 1] = {number, tonumber(began)}
     end
-    if #state.runs == 0 then begin_run() end
-    state.run = state.runs[#state.runs][1]
+    local last = state.runs[#state.runs]
+    state.run = last and last[1]
+    rewound = not last
     if ARGV[2] == state.epoch then
       if ARGV[3] == state.run then
-        if tonumber(ARGV[4]) > state.newest then begin_run() end
+        rewound = tonumber(ARGV[4]) > state.newest
       elseif not place_of_run(ARGV[3]) then
-        begin_run(ARGV[3])
+        rewound, lost = true, ARGV[3]
       end
     end
   end
-  if server or new then
+  -- Who finds one reason finds the other as well, so that they are one new run.
+  if server or new or rewound then
     local info = redis.pcall('INFO', 'server')
     local id = type(info) == 'string' and string.match(info, 'run_id:(%x+)')
     if id and id ~= got[6] then
-      if not new then begin_run() end
       redis.call('HSET', log, 'server', id)
+      rewound = not new
     end
   end
+  if rewound then begin_run(lost) end
 end
 
 -- How far the cursors of a run are good, or nil.
