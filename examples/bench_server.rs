@@ -12,7 +12,8 @@
 //! | `--host ADDRESS` | 127.0.0.1 | where to listen |
 //! | `--port PORT` | 3000 | 0 takes a free one |
 //! | `--via hyper\|axum` | hyper | what serves HTTP; both take HTTP/1.1, and HTTP/2 with prior knowledge |
-//! | `--store ring` | ring | what keeps the log |
+//! | `--store ring\|redis` | ring | what keeps the log |
+//! | `--redis-url URL` | `redis://127.0.0.1/` | with `redis`: where; its log is called `bench`, and shared by all that are given the same |
 //! | `--window EVENTS` | 1024 | kept ready to be sent, for each topic |
 //! | `--retain EVENTS` | 10000 | kept for those who come back, for each topic |
 //! | `--keep-alive-ms MS` | 15000 | the heartbeats' interval; 0 for none |
@@ -81,7 +82,7 @@ use tidings::{
     Drain, Event, EventType, GapPolicy, HandlerBody, Hub, KeepAlive, LagBudget, PublishError, Refusal, Snapshots,
     Start, Stats, Subscription, Topic, Topics,
     net::{Connections, MakeWithPeer},
-    replay::{Cursor, Ring},
+    replay::{Cursor, RedisStore, Ring},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -125,7 +126,7 @@ fn run(options: &Options) -> io::Result<()> {
     runtime.block_on(async {
         let listener = options.listen()?;
         println!("listening on http://{}", listener.local_addr()?);
-        let bench = Arc::new(Bench::new(options));
+        let bench = Arc::new(Bench::new(options).await?);
         let draining = Draining::new(options, bench.hub.clone());
         // On a worker, not on this thread: what is allocated for a connection then comes from one heap.
         let served = match options.via {
@@ -141,6 +142,7 @@ struct Options {
     port: u16,
     via: Via,
     store: Store,
+    redis_url: String,
     window: usize,
     retain: usize,
     keep_alive: Duration,
@@ -170,6 +172,7 @@ enum OnGap {
 #[derive(Clone, Copy)]
 enum Store {
     Ring,
+    Redis,
 }
 
 impl Options {
@@ -179,6 +182,7 @@ impl Options {
             port: 3000,
             via: Via::Hyper,
             store: Store::Ring,
+            redis_url: "redis://127.0.0.1/".to_owned(),
             window: 1024,
             retain: 10_000,
             keep_alive: Duration::from_secs(15),
@@ -200,7 +204,10 @@ impl Options {
                 "--host" => options.host = parsed(&name, &value()?)?,
                 "--port" => options.port = parsed(&name, &value()?)?,
                 "--via" => options.via = one_of(&name, &value()?, &[("hyper", Via::Hyper), ("axum", Via::Axum)])?,
-                "--store" => options.store = one_of(&name, &value()?, &[("ring", Store::Ring)])?,
+                "--store" => {
+                    options.store = one_of(&name, &value()?, &[("ring", Store::Ring), ("redis", Store::Redis)])?;
+                }
+                "--redis-url" => options.redis_url = value()?,
                 "--window" => options.window = parsed(&name, &value()?)?,
                 "--retain" => options.retain = parsed(&name, &value()?)?,
                 "--keep-alive-ms" => options.keep_alive = ms(&name, &value()?)?,
@@ -228,7 +235,7 @@ impl Options {
         Ok(options)
     }
 
-    fn hub(&self) -> Hub {
+    async fn hub(&self) -> io::Result<Hub> {
         let keep_alive = match self.keep_alive {
             Duration::ZERO => KeepAlive::off(),
             interval => KeepAlive::new().interval(interval),
@@ -252,7 +259,18 @@ impl Options {
         match self.store {
             Store::Ring => {
                 let ring = Ring::new().events_per_topic(self.retain);
-                hub.ring(ring.bytes_per_topic(usize::MAX).total_bytes(usize::MAX).max_age(Duration::MAX)).build()
+                Ok(hub.ring(ring.bytes_per_topic(usize::MAX).total_bytes(usize::MAX).max_age(Duration::MAX)).build())
+            }
+            Store::Redis => {
+                let store = RedisStore::builder(&self.redis_url).name("bench").events_per_topic(self.retain);
+                let store = store.bytes_per_topic(usize::MAX).total_bytes(usize::MAX).max_age(Duration::MAX);
+                let opened = async { hub.open(store.open().await?).await };
+                opened.await.map_err(|error| {
+                    io::Error::other(format!(
+                        "{error}: {}",
+                        error.source().map(ToString::to_string).unwrap_or_default()
+                    ))
+                })
             }
         }
     }
@@ -435,8 +453,9 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(options: &Options) -> Self {
-        Self { hub: options.hub(), started: Instant::now(), published: AtomicU64::new(0), open: Arc::new(()) }
+    async fn new(options: &Options) -> io::Result<Self> {
+        let hub = options.hub().await?;
+        Ok(Self { hub, started: Instant::now(), published: AtomicU64::new(0), open: Arc::new(()) })
     }
 
     /// What a request for events is to follow.

@@ -6,9 +6,22 @@ use crate::{
     try_append, until,
 };
 use futures_util::StreamExt as _;
-use std::time::Duration;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 use tidings::replay::{FeedItem, Read, ReadFrom, RedisStore, Refused, ReplayStore as _};
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+    task::JoinSet,
+    time::timeout,
+};
 
 #[tokio::test]
 async fn while_the_server_is_away_appends_are_refused_and_afterwards_all_goes_on_by_itself() {
@@ -148,6 +161,87 @@ async fn a_server_without_memory_refuses() {
     let error = store.append([record(A, "no room")].into()).await.unwrap_err();
     assert!(!error.is_unknown(), "{error:?}");
     let _: String = redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    append(&store, A, "after").await;
+    assert_eq!(all(&store, A).await, ["before", "after"]);
+}
+
+/// A network that can keep what is sent for later.
+struct Post {
+    address: SocketAddr,
+    is_kept: Arc<AtomicBool>,
+    deliver: Arc<Notify>,
+    delivered: Arc<AtomicUsize>,
+    _task: JoinSet<()>,
+}
+
+impl Post {
+    async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (is_kept, deliver) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
+        let mut task = JoinSet::new();
+        let delivered = Arc::new(AtomicUsize::new(0));
+        let (kept, call, count) = (Arc::clone(&is_kept), Arc::clone(&deliver), Arc::clone(&delivered));
+        task.spawn(async move {
+            let mut lines = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                lines.spawn(carry(client, server, Arc::clone(&kept), Arc::clone(&call), Arc::clone(&count)));
+            }
+        });
+        Self { address, is_kept, deliver, delivered, _task: task }
+    }
+}
+
+async fn carry(
+    client: TcpStream,
+    server: SocketAddr,
+    is_kept: Arc<AtomicBool>,
+    deliver: Arc<Notify>,
+    delivered: Arc<AtomicUsize>,
+) {
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = TcpStream::connect(server).await.unwrap().into_split();
+    let there = async {
+        let (mut buffer, mut kept) = (vec![0; 65536], Vec::new());
+        loop {
+            let count = from_client.read(&mut buffer).await.unwrap_or(0);
+            kept.extend_from_slice(&buffer[..count]);
+            if count == 0 && !kept.is_empty() {
+                // The client is gone, and what it sent still comes.
+                deliver.notified().await;
+                let _ = to_server.write_all(&kept).await;
+                delivered.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            if count == 0 || !is_kept.load(Ordering::Relaxed) {
+                let _ = to_server.write_all(&kept).await;
+                kept.clear();
+            }
+            if count == 0 {
+                return;
+            }
+        }
+    };
+    let back = async { drop(tokio::io::copy(&mut from_server, &mut to_client).await) };
+    tokio::join!(there, back);
+}
+
+#[tokio::test]
+async fn a_batch_that_comes_after_it_was_given_up_is_not_stored() {
+    let redis = Redis::start().await;
+    let name = fresh();
+    let post = Post::to(redis.address).await;
+    let store = RedisStore::builder(format!("redis://{}/", post.address)).name(&name);
+    let store = store.deadline(Duration::from_millis(300)).open().await.unwrap();
+    append(&store, A, "before").await;
+    post.is_kept.store(true, Ordering::Relaxed);
+    let error = store.append([record(A, "late")].into()).await.unwrap_err();
+    assert!(error.is_unknown(), "{error:?}");
+    post.is_kept.store(false, Ordering::Relaxed);
+    assert_eq!(all(&store, A).await, ["before"]);
+    post.deliver.notify_waiters();
+    until("what was kept should come", async || post.delivered.load(Ordering::Relaxed) > 0).await;
+    assert_eq!(all(&store, A).await, ["before"]);
     append(&store, A, "after").await;
     assert_eq!(all(&store, A).await, ["before", "after"]);
 }

@@ -82,11 +82,11 @@ async fn restored(events: u64) {
     let mut before = append(&one, A, "kept 1").await;
     before = before.run().at(append(&one, A, "kept 2").await.position());
     let _: String = redis.command(&["SAVE"]).await;
-    let mut lost = before;
+    let mut gone = before;
     for n in 1..=5 {
-        lost = append(&one, A, format!("lost {n}")).await;
+        gone = append(&one, A, format!("lost {n}")).await;
     }
-    while next_record(&mut feed).await.0 != lost {}
+    while next_record(&mut feed).await.0 != gone {}
     redis.kill();
     redis.start_again().await;
     // One that has seen nothing of what is lost, and comes first, up to or past where the others were.
@@ -99,7 +99,7 @@ async fn restored(events: u64) {
         answers(store).await;
         let expected: Vec<_> = (1..=events).map(|n| format!("new {n}")).collect();
         assert_eq!(after(store, before).await.unwrap(), expected);
-        for position in 3..=lost.position() {
+        for position in 3..=gone.position() {
             assert_eq!(after(store, before.run().at(position)).await, None, "what had the place {position} is lost");
         }
         if events > 0 {
@@ -184,7 +184,7 @@ async fn keys_that_are_gone_are_a_gap() {
     let name = fresh();
     let store = open(&redis, &name).await;
     let key = |what: &str| format!("{{{name}}}:{what}");
-    let fill = async |round: i32| {
+    let fill = async |round: usize| {
         let records = vec![
             record(A, format!("{round}.1")),
             Record::latest(A, "k", Event::new().data(format!("{round}.2"))),
@@ -214,7 +214,7 @@ async fn keys_that_are_gone_are_a_gap() {
         let page = read(&store, A, ReadFrom::After(start)).await;
         assert_eq!(page.floor, before.position() - 1, "{words:?}");
         let other = read(&store, B, ReadFrom::After(start)).await;
-        assert_eq!((other.floor, other.entries.len()), (0, round as usize + 1), "{words:?}");
+        assert_eq!((other.floor, other.entries.len()), (0, round + 1), "{words:?}");
         // And it goes on, though something else is in its place.
         let _: String = redis.command(&["SET", &key("s:a"), "in the way"]).await;
         let next = append(&store, A, "next").await;

@@ -18,7 +18,7 @@ async fn calls(redis: &Redis) -> u64 {
     of("eval") + of("evalsha")
 }
 
-async fn filled(redis: &Redis, events: usize) -> Arc<RedisStore> {
+async fn filled(redis: &Redis, events: u64) -> Arc<RedisStore> {
     let store = open(redis, &fresh()).await;
     let records: Vec<_> = (1..=events).map(|n| record(A, n)).collect();
     store.append(records.into()).await.unwrap();
@@ -49,7 +49,7 @@ async fn clients_who_come_back_to_different_places_at_once_are_one_sweep() {
     const CLIENTS: u64 = 2000;
     const EVENTS: u64 = 3000;
     let redis = Redis::start().await;
-    let store = filled(&redis, EVENTS as usize).await;
+    let store = filled(&redis, EVENTS).await;
     let run = store.head().await.unwrap().run();
     let before = calls(&redis).await;
     let mut tasks = JoinSet::new();
@@ -92,7 +92,7 @@ async fn those_who_wait_together_get_what_is_theirs() {
     store.append(records.into()).await.unwrap();
     let newest = store.head().await.unwrap();
     let mut tasks = JoinSet::new();
-    for client in 0..500_u64 {
+    for (client, few) in (0..500).zip([0, 1, 2, 3].into_iter().cycle()) {
         let (store, other) = (Arc::clone(&store), other.clone());
         tasks.spawn(async move {
             match client % 5 {
@@ -102,7 +102,7 @@ async fn those_who_wait_together_get_what_is_theirs() {
                 }
                 1 => {
                     let mut read = Read::new(A, ReadFrom::After(run.at(client % 300)));
-                    read.max_events = client as usize % 7 + 1;
+                    read.max_events = few + 1;
                     let page = store.read(read.clone()).await.unwrap();
                     let first = page.entries[0].cursor().position();
                     assert_eq!(first, client % 300 + 1);
@@ -110,8 +110,8 @@ async fn those_who_wait_together_get_what_is_theirs() {
                     assert!(page.finished.is_empty() || page.through == newest);
                 }
                 2 => {
-                    let page = store.read(Read::new(A, ReadFrom::Last(client as usize % 4))).await.unwrap();
-                    assert_eq!((page.entries.len(), page.through), (client as usize % 4, newest));
+                    let page = store.read(Read::new(A, ReadFrom::Last(few))).await.unwrap();
+                    assert_eq!((page.entries.len(), page.through), (few, newest));
                     assert_eq!(page.finished, [A]);
                 }
                 3 => {

@@ -44,11 +44,11 @@ impl Redis {
         let slots: Vec<String> = (first..=last).map(|slot| slot.to_string()).collect();
         let words: Vec<&str> = ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(String::as_str)).collect();
         let _: String = self.command(&words).await;
-        while (first, last) == (0, 16383) {
+        let is_whole = async || -> bool {
             let info: String = self.command(&["CLUSTER", "INFO"]).await;
-            if info.contains("cluster_state:ok") {
-                break;
-            }
+            info.contains("cluster_state:ok")
+        };
+        while (first, last) == (0, 16383) && !is_whole().await {
             sleep(Duration::from_millis(10)).await;
         }
     }

@@ -21,9 +21,9 @@ impl Node {
         if outcomes.iter().all(Option::is_some) {
             return Ok(outcomes.into_iter().flatten().collect());
         }
+        let mut retry = self.retry();
         // What was given up before must not come after this.
-        self.fence().await.map_err(AppendError::refused)?;
-        let mut retry = Retry::new(self.settings.deadline);
+        self.fence(&mut retry).await.map_err(AppendError::refused)?;
         let mut is_unknown = false;
         loop {
             let error = match self.append_once(&ask, &mut outcomes, &retry).await {

@@ -50,7 +50,10 @@ impl Lanes {
     }
 
     pub(super) fn give_up(&self, ticket: Ticket) {
-        self.state.lock().fences.push(ticket);
+        let mut state = self.state.lock();
+        // One that stops a batch stops those before it.
+        state.fences.retain(|other| other.lane != ticket.lane);
+        state.fences.push(ticket);
     }
 
     pub(super) fn fences(&self) -> Vec<Ticket> {

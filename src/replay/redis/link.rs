@@ -60,6 +60,8 @@ pub(super) struct Link {
     connection: MultiplexedConnection,
     is_dead: Arc<AtomicBool>,
     slot: usize,
+    /// Which address was the current one when it was made.
+    turn: usize,
 }
 
 /// Why a call had no answer, or which error was the answer.
@@ -93,7 +95,7 @@ impl CallError {
 
     /// One that the server answered. It did nothing, unless it is a script that failed in the middle.
     fn answered(error: RedisError) -> Self {
-        let code = error.code().unwrap_or_default();
+        let code = code_of(&error);
         let is_passing = matches!(
             code,
             "LOADING"
@@ -105,6 +107,7 @@ impl CallError {
                 | "MOVED"
                 | "ASK"
                 | "NOREPLICAS"
+                | "MISCONF"
         );
         let is_no_script = error.kind() == ErrorKind::Server(ServerErrorKind::NoScript);
         let is_unknown = matches!(code, "" | "ERR" | "WRONGTYPE" | "UNKILLABLE");
@@ -115,13 +118,13 @@ impl CallError {
 impl Links {
     pub(super) fn new(urls: &[String], count: usize, patience: Duration) -> RedisResult<Self> {
         let addresses =
-            urls.iter().map(|url| prepare(url.as_str().into_connection_info()?)).collect::<RedisResult<_>>()?;
+            urls.iter().map(|url| Ok(prepare(url.as_str().into_connection_info()?))).collect::<RedisResult<_>>()?;
         let slot = || Slot { state: Mutex::new(SlotState::default()), turn: Semaphore::new(1) };
         Ok(Self {
             addresses,
             current: AtomicUsize::new(0),
             moved: Mutex::new(None),
-            slots: (0..count + 1).map(|_| slot()).collect(),
+            slots: (0..=count).map(|_| slot()).collect(),
             next_read: AtomicUsize::new(0),
             patience,
         })
@@ -168,39 +171,40 @@ impl Links {
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_push_sender(note);
-        let address = self.address();
+        let (address, turn) = self.address();
         let made = async { Client::open(address)?.get_multiplexed_async_connection_with_config(&config).await };
-        let connection = self.in_time(made).await?;
-        Ok(Link { connection, is_dead, slot })
+        let connection = self.in_time(turn, made).await?;
+        Ok(Link { connection, is_dead, slot, turn })
     }
 
     /// A connection that only listens.
     pub(super) async fn listen(&self) -> Result<PubSub, CallError> {
-        let address = self.address();
-        self.in_time(Box::pin(async { Client::open(address)?.get_async_pubsub().await })).await
+        let (address, turn) = self.address();
+        self.in_time(turn, Box::pin(async { Client::open(address)?.get_async_pubsub().await })).await
     }
 
-    async fn in_time<T>(&self, made: impl Future<Output = RedisResult<T>>) -> Result<T, CallError> {
+    async fn in_time<T>(&self, turn: usize, made: impl Future<Output = RedisResult<T>>) -> Result<T, CallError> {
         let made = match timeout(CONNECT_TIMEOUT, made).await {
             Ok(made) => made.map_err(|error| CallError::new(error, false)),
             Err(_) => Err(CallError::new("the server cannot be connected to: it did not answer in time", false)),
         };
         if made.is_err() {
-            self.try_another();
+            self.try_another(turn);
         }
         made
     }
 
-    fn address(&self) -> ConnectionInfo {
+    fn address(&self) -> (ConnectionInfo, usize) {
         let moved = self.moved.lock().clone();
-        let current = self.current.load(Ordering::Relaxed) % self.addresses.len();
-        moved.unwrap_or_else(|| self.addresses[current].clone())
+        let turn = self.current.load(Ordering::Relaxed);
+        (moved.unwrap_or_else(|| self.addresses[turn % self.addresses.len()].clone()), turn)
     }
 
-    /// The next one connects elsewhere, if there is another place.
-    fn try_another(&self) {
+    /// The next one connects elsewhere, if there is another place. However many find this out, it is the next address.
+    fn try_another(&self, turn: usize) {
         if self.moved.lock().take().is_none() {
-            self.current.fetch_add(1, Ordering::Relaxed);
+            let next = turn.wrapping_add(1);
+            let _ = self.current.compare_exchange(turn, next, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
@@ -229,17 +233,18 @@ impl Links {
     }
 
     fn refused(&self, link: &Link, error: RedisError) -> CallError {
-        match error.code() {
-            Some("MOVED") => {
-                *self.moved.lock() = error.redirect_node().and_then(|(place, _)| moved_to(&self.address(), place));
+        match code_of(&error) {
+            "MOVED" => {
+                let (address, _) = self.address();
+                *self.moved.lock() = error.redirect_node().and_then(|(place, _)| moved_to(&address, place));
                 self.give_up_all();
             }
             // It was the one that others follow, and no longer is.
-            Some("READONLY" | "MASTERDOWN") => {
-                self.try_another();
+            "READONLY" | "MASTERDOWN" => {
+                self.try_another(link.turn);
                 self.give_up_all();
             }
-            Some("LOADING") => self.give_up(link),
+            "LOADING" => self.give_up(link),
             _ => {}
         }
         CallError::answered(error)
@@ -278,14 +283,26 @@ impl fmt::Debug for Links {
     }
 }
 
+/// The word that a server's error begins with.
+fn code_of(error: &RedisError) -> &str {
+    // 6.2 wraps what the command of a script was answered. What is taken out here is answered to the first write.
+    const WRAPPED: [&str; 5] = ["OOM", "READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN"];
+    let code = error.code().unwrap_or_default();
+    let text = error.detail().unwrap_or_default();
+    if code != "ERR" {
+        return code;
+    }
+    WRAPPED.into_iter().find(|wrapped| text.contains(&format!("-{wrapped} "))).unwrap_or(code)
+}
+
 /// By the protocol in which a connection says that it was cut.
-fn prepare(info: ConnectionInfo) -> RedisResult<ConnectionInfo> {
+fn prepare(info: ConnectionInfo) -> ConnectionInfo {
     let settings = info
         .redis_settings()
         .clone()
         .set_protocol(ProtocolVersion::RESP3)
         .set_lib_name("tidings", env!("CARGO_PKG_VERSION"));
-    Ok(info.set_redis_settings(settings))
+    info.set_redis_settings(settings)
 }
 
 /// The same with the host and port that a node of a cluster named.

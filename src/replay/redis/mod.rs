@@ -125,7 +125,6 @@ impl ReplayStore for RedisStore {
 impl Node {
     /// Once more after an answer that was lost does no harm: what was forgotten is not forgotten twice.
     async fn forget(&self, topic: &Topic) -> Result<(), CallError> {
-        self.fence().await?;
         let ask = self.settings.limits().into_iter().fold(Ask::default(), Ask::number);
         let ask = self.keys.of_topic(topic).into_iter().fold(ask, Ask::key).arg(topic.as_key());
         self.ask_again(WRITES, &self.scripts.forget, &ask).await.map(drop)
@@ -143,19 +142,11 @@ impl Node {
     async fn check_version(&self) -> Result<(), CallError> {
         let mut cmd = redis::cmd("INFO");
         cmd.arg("server");
-        let mut retry = node::Retry::new(self.settings.deadline);
-        let info = loop {
-            let asked = async {
-                let link = self.links.get(WRITES).await?;
-                self.links.call(&link, &cmd, retry.left()).await
-            };
-            match asked.await {
-                Err(error) if error.is_passing && retry.again().await => {}
-                Err(error) if error.is_passing => return Err(error),
-                // Where it may not be asked, the documentation has said so.
-                Err(_) => return Ok(()),
-                Ok(info) => break info,
-            }
+        let info = match self.call_again(WRITES, &cmd, &mut self.retry()).await {
+            Ok(info) => info,
+            Err(error) if error.is_passing => return Err(error),
+            // Where it may not be asked, it is not known.
+            Err(_) => return Ok(()),
         };
         let text = redis::from_redis_value::<String>(info).unwrap_or_default();
         let Some(version) = text.lines().find_map(|line| line.strip_prefix("redis_version:")) else { return Ok(()) };

@@ -14,6 +14,7 @@ use crate::{
     replay::{Cursor, Run},
     sync::Mutex,
 };
+use redis::{Cmd, Value};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -73,14 +74,16 @@ impl Node {
         Ok((head, answer))
     }
 
-    /// Asks a script that changes nothing by being asked twice, until it answers or the deadline has come.
+    /// Asks a script that changes nothing by being asked twice, until it answers or the deadline has come; and not before it
+    /// is sure that nothing that was given up is still to come.
     pub(super) async fn ask_again(
         &self,
         slot: usize,
         script: &Script,
         ask: &Ask,
     ) -> Result<(Cursor, Answer), CallError> {
-        let mut retry = Retry::new(self.settings.deadline);
+        let mut retry = self.retry();
+        self.fence(&mut retry).await?;
         loop {
             match self.ask(slot, script, ask, retry.left()).await {
                 Err(error) if error.is_passing && retry.again().await => {}
@@ -91,41 +94,49 @@ impl Node {
 
     /// Where the log is.
     pub(super) async fn head(&self) -> Result<Cursor, CallError> {
-        self.fence().await?;
         Ok(self.ask_again(self.links.a_read(), &self.scripts.head, &Ask::default()).await?.0)
     }
 
     /// Sees to it that batches that were given up are not done later.
-    pub(super) async fn fence(&self) -> Result<(), CallError> {
+    pub(super) async fn fence(&self, retry: &mut Retry) -> Result<(), CallError> {
         for fence in self.lanes.fences() {
             let ask = Ask::default().key(self.keys.of_lane(self.lanes.node, fence.lane)).number(fence.number);
             let cmd = ask.bare_command(&self.scripts.fence);
-            let mut retry = Retry::new(self.settings.deadline);
-            loop {
-                let called = async {
-                    let link = self.links.get(WRITES).await?;
-                    self.links.call(&link, &cmd, retry.left()).await
-                };
-                match called.await {
-                    Err(error) if error.is_passing && retry.again().await => {}
-                    answered => {
-                        answered?;
-                        break;
-                    }
-                }
-            }
+            self.call_again(WRITES, &cmd, retry).await?;
             self.lanes.fenced(fence);
         }
         Ok(())
     }
 
+    /// Sends a command that changes nothing by being sent twice, until it is answered or the deadline has come.
+    pub(super) async fn call_again(&self, slot: usize, cmd: &Cmd, retry: &mut Retry) -> Result<Value, CallError> {
+        loop {
+            let called = async {
+                let link = self.links.get(slot).await?;
+                self.links.call(&link, cmd, retry.left()).await
+            };
+            match called.await {
+                Err(error) if error.is_passing && retry.again().await => {}
+                answered => return answered,
+            }
+        }
+    }
+
+    /// Tries until the deadline that the application has set.
+    pub(super) fn retry(&self) -> Retry {
+        Retry { until: Instant::now() + self.settings.deadline, pause: BACKOFF.0 }
+    }
+
     /// Takes in where the log is, as it was answered to one who had seen it elsewhere.
     fn see(&self, asked: Option<Cursor>, head: Cursor) {
         let mut seen = self.seen.lock();
-        let is_new = seen.is_none_or(|seen| match seen.run() == head.run() {
-            true => seen.position() < head.position(),
-            // Else the answer is older than what is known by now.
-            false => asked.is_some_and(|asked| asked.run() == seen.run()),
+        let is_new = seen.is_none_or(|seen| {
+            if seen.run() == head.run() {
+                seen.position() < head.position()
+            } else {
+                // Else the answer is older than what is known by now.
+                asked.is_some_and(|asked| asked.run() == seen.run())
+            }
         });
         if is_new {
             *seen = Some(head);
@@ -159,10 +170,6 @@ pub(super) struct Retry {
 }
 
 impl Retry {
-    pub(super) fn new(within: Duration) -> Self {
-        Self { until: Instant::now() + within, pause: BACKOFF.0 }
-    }
-
     /// How long there is to the deadline.
     pub(super) fn left(&self) -> Duration {
         self.until.saturating_duration_since(Instant::now())

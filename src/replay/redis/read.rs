@@ -191,7 +191,6 @@ impl Found {
 
 impl Node {
     async fn read(&self, read: &Read) -> Result<Found, CallError> {
-        self.fence().await?;
         let (from, run, position) = match read.from {
             ReadFrom::After(cursor) => ("A", Some(cursor.run()), cursor.position()),
             ReadFrom::Earliest => ("E", None, 0),
