@@ -51,6 +51,17 @@ impl Node {
         Self { hub, server }
     }
 
+    /// Both, once they hear each other.
+    async fn two_on(redis: [SocketAddr; 2]) -> [Self; 2] {
+        let nodes = [Self::on(redis[0]).await, Self::on(redis[1]).await];
+        let start = Instant::now();
+        while !nodes.iter().all(|node| node.feed().connected) {
+            assert!(start.elapsed() < PATIENCE, "a feed is there at first");
+            sleep(Duration::from_millis(5)).await;
+        }
+        nodes
+    }
+
     fn feed(&self) -> FeedStats {
         self.hub.stats().feed.unwrap()
     }
@@ -218,14 +229,14 @@ async fn run(nodes: &[Node; 2], happens: impl AsyncFnOnce(&Progress)) {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_who_move_between_two_nodes_have_every_event_once_and_in_one_order() {
     let redis = Redis::start().await;
-    let nodes = [Node::on(redis.address).await, Node::on(redis.address).await];
+    let nodes = Node::two_on([redis.address, redis.address]).await;
     run(&nodes, async |_| {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn also_while_redis_is_restarted_three_times() {
     let mut redis = Redis::durable().await;
-    let nodes = [Node::on(redis.address).await, Node::on(redis.address).await];
+    let nodes = Node::two_on([redis.address, redis.address]).await;
     run(&nodes, async |progress| {
         for restart in 1..=3 {
             progress.until_acknowledged(restart * EVENTS / 4).await;
@@ -242,7 +253,7 @@ async fn also_while_redis_is_restarted_three_times() {
 async fn while_one_node_is_cut_off(silently: bool) {
     let redis = Redis::start().await;
     let line = Network::to(redis.address).await;
-    let nodes = [Node::on(redis.address).await, Node::on(line.address).await];
+    let nodes = Node::two_on([redis.address, line.address]).await;
     run(&nodes, async |progress| {
         progress.until_acknowledged(EVENTS / 4).await;
         line.break_down(silently);
@@ -292,7 +303,7 @@ fn assert_nothing_is_silent(n: usize, got: &[Got], last: u64) {
 async fn a_redis_that_was_flushed_or_restored_is_a_gap_for_every_client_and_then_the_new_events() {
     // What is on disk is only what is saved on purpose.
     let mut redis = Redis::start().await;
-    let nodes = [Node::on(redis.address).await, Node::on(redis.address).await];
+    let nodes = Node::two_on([redis.address, redis.address]).await;
     let progress = Progress::new();
     let clients = clients(&nodes, "3000", &progress);
     let (dump, copy) = (redis.folder.join("dump.rdb"), redis.folder.join("copy.rdb"));

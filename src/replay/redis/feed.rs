@@ -51,7 +51,9 @@ pub(super) fn follow(node: Arc<Node>, after: Cursor, runtime: &Handle) -> Feed {
     task.spawn_on(
         async move {
             let inbox = Inbox::default();
-            let follower = Follower { node: &node, last: after, left: Vec::new(), out, is_lost: false, suspect: None };
+            // Until the channel is there, and what came before it was read.
+            let is_lost = true;
+            let follower = Follower { node: &node, last: after, left: Vec::new(), out, is_lost, suspect: None };
             // Neither ends before the other is dropped.
             tokio::select! {
                 () = listen(&node, &inbox) => {}
