@@ -13,22 +13,14 @@
 //! `--port 0` takes a free port. `--check` only runs the conformance suite, in schemas of its own that it removes. What
 //! the store does and why stands in the crate's page on writing a store.
 
-#[path = "postgres_store/sql.rs"]
-mod sql;
-#[path = "postgres_store/store.rs"]
-mod store;
+#[path = "postgres_store/mod.rs"]
+mod postgres_store;
 
-use crate::store::{BoxError, PostgresStore, Retention};
+use crate::postgres_store::{BoxError, PostgresStore, Retention, check::check};
 use axum::{Router, extract::State, http::StatusCode, routing::post};
 use std::{future::ready, time::Duration};
-use tidings::{
-    Event, Hub, Topic,
-    replay::{
-        Run,
-        conformance::{self, Keep},
-    },
-};
-use tokio_postgres::{Config, NoTls};
+use tidings::{Event, Hub, Topic};
+use tokio_postgres::Config;
 
 /// Where the log is.
 const SCHEMA: &str = "tidings";
@@ -48,52 +40,19 @@ async fn main() -> Result<(), BoxError> {
         }
     }
     let config: Config = url.parse()?;
-    if check_only { check(&config).await } else { serve(port, config).await }
-}
-
-/// Runs the conformance suite: each log in a schema of its own, and one that is opened again and again.
-async fn check(config: &Config) -> Result<(), BoxError> {
-    let prefix = format!("tidings_check_{}", Run::new_log().epoch);
-    let made = std::cell::Cell::new(0);
-    let open = async |keep: Keep, schema: String| {
-        let retention = Retention { events_per_topic: keep.events_per_topic, ..Retention::default() };
-        PostgresStore::open(config.clone(), &schema, retention).await.expect("a log")
-    };
-    let checked = conformance::check(async |keep| {
-        made.set(made.get() + 1);
-        open(keep, format!("{prefix}_{}", made.get())).await
-    });
-    let verdict = match checked.await {
-        Ok(()) => conformance::check_reopen(async |keep| open(keep, format!("{prefix}_0")).await).await,
-        Err(violation) => Err(violation),
-    };
-    remove(config, &prefix, made.get()).await?;
-    verdict?;
-    println!("the store passes the conformance suite");
-    Ok(())
-}
-
-async fn remove(config: &Config, prefix: &str, made: u32) -> Result<(), BoxError> {
-    let (client, connection) = config.connect(NoTls).await?;
-    let remove = async {
-        for n in 0..=made {
-            client
-                .batch_execute(&format!(
-                    "SET client_min_messages = warning; DROP SCHEMA IF EXISTS {prefix}_{n} CASCADE"
-                ))
-                .await?;
-        }
-        drop(client);
-        Ok::<_, tokio_postgres::Error>(())
-    };
-    let (removed, ended) = tokio::join!(remove, connection);
-    Ok(removed.and(ended)?)
+    if check_only {
+        check(&config).await?;
+        println!("the store passes the conformance suite");
+        Ok(())
+    } else {
+        serve(port, config).await
+    }
 }
 
 async fn serve(port: u16, config: Config) -> Result<(), BoxError> {
     let retention = Retention { events_per_topic: Some(10_000), ..Retention::default() };
-    let store = std::sync::Arc::new(PostgresStore::open(config, SCHEMA, retention).await?);
-    let hub = Hub::builder().open(std::sync::Arc::clone(&store)).await?;
+    let store = PostgresStore::open(config, SCHEMA, retention).await?;
+    let hub = Hub::builder().open(store.clone()).await?;
     let topic = Topic::new("news")?;
 
     let followed = topic.clone();

@@ -8,7 +8,8 @@ CREATE TABLE IF NOT EXISTS log (
     run       bigint NOT NULL,
     server    text NOT NULL,    -- where the run began
     newest    bigint NOT NULL,  -- never falls, whatever is removed
-    forgotten bigint NOT NULL   -- the one floor of all topics that have no row
+    forgotten bigint NOT NULL,  -- the one floor of all topics that have no row
+    evicted   bigint NOT NULL   -- the highest position that went without another in its place
 );
 CREATE TABLE IF NOT EXISTS runs (
     number    bigint PRIMARY KEY,
@@ -40,6 +41,24 @@ CREATE TABLE IF NOT EXISTS idempotency_keys (
     PRIMARY KEY (topic, digest)
 );
 CREATE INDEX IF NOT EXISTS idempotency_keys_by_age ON idempotency_keys (expires);
+CREATE TABLE IF NOT EXISTS forgets (
+    position  bigint PRIMARY KEY,
+    topic     bytea NOT NULL,
+    made      timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNLOGGED TABLE IF NOT EXISTS notices (
+    batch     bigint,
+    number    bigint,
+    topic     bytea,            -- none: a message between hubs
+    kind      text,
+    body      bytea NOT NULL,
+    micros    bigint,
+    key       bytea,
+    labels    text,
+    made      timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (batch, number)
+);
+CREATE SEQUENCE IF NOT EXISTS notice_batches;
 CREATE OR REPLACE VIEW server AS SELECT concat_ws('/',
     extract(epoch FROM pg_postmaster_start_time()),                      -- restarted, restored, or another one
     (SELECT oid FROM pg_database WHERE datname = current_database()),    -- the database was made anew
@@ -49,7 +68,7 @@ CREATE OR REPLACE VIEW server AS SELECT concat_ws('/',
 
 /// Once for each log; who comes second finds the row.
 pub(crate) const NEW_LOG: &str = "
-INSERT INTO log (epoch, run, server, newest, forgotten) VALUES ($1, 0, '', 0, 0) ON CONFLICT DO NOTHING
+INSERT INTO log (epoch, run, server, newest, forgotten, evicted) VALUES ($1, 0, '', 0, 0, 0) ON CONFLICT DO NOTHING
 ";
 
 /// The turn to write, until the transaction ends, and what is needed to find out later how it ended.
@@ -128,13 +147,17 @@ WITH past AS (
     GROUP BY topics.topic
 ), gone AS (
     DELETE FROM records USING past WHERE records.topic = past.topic AND records.position <= past.position
+), told AS (
+    UPDATE log SET evicted = greatest(evicted, (SELECT max(position) FROM past))
 )
 UPDATE topics SET floor = greatest(floor, past.position), held = held - past.count
 FROM past WHERE topics.topic = past.topic
 ";
 
+/// The last statement before the commit. Whoever listens hears of it when it is committed, and not before.
 pub(crate) const ADVANCE: &str = "
-UPDATE log SET newest = $1
+WITH advanced AS (UPDATE log SET newest = $1 RETURNING newest)
+SELECT pg_notify(current_schema(), newest::text) FROM advanced
 ";
 
 /// Ends the backend that may still be at work on a commit, if it is that one.
@@ -149,14 +172,14 @@ SELECT pg_xact_status($1::text::xid8)
 
 /// The log as a page sees it, and how far a cursor of run $1 is good.
 pub(crate) const VIEW: &str = "
-SELECT epoch, run, newest, forgotten, log.server = server.present AS same_server,
+SELECT epoch, run, newest, forgotten, evicted, log.server = server.present AS same_server,
        (SELECT min(began) FROM runs WHERE number > $1 AND EXISTS (SELECT FROM runs WHERE number = $1)) AS good
 FROM log, server
 ";
 
 /// Where the last $2 records of some topics begin.
 pub(crate) const LAST: &str = "
-SELECT newest.position - 1
+SELECT newest.position - 1 AS after
 FROM unnest($1::bytea[]) AS asked (topic), LATERAL (
     SELECT position FROM records WHERE topic = asked.topic ORDER BY position DESC LIMIT $2::bigint
 ) AS newest
@@ -187,22 +210,24 @@ pub(crate) const TOPICS: &str = "
 SELECT topic, floor, finished FROM topics WHERE topic = ANY ($1)
 ";
 
-/// Four statements, because each sees what the one before it did.
-pub(crate) const FORGET: [&str; 4] = [
-    "
+/// The floor rises before what it speaks of goes.
+pub(crate) const FORGET_FLOOR: &str = "
 UPDATE log SET forgotten = greatest(forgotten,
     (SELECT floor FROM topics WHERE topic = $1), (SELECT max(position) FROM records WHERE topic = $1))
-",
-    "
+";
+
+pub(crate) const FORGET_RECORDS: &str = "
 DELETE FROM records WHERE topic = $1
-",
-    "
+";
+
+pub(crate) const FORGET_TOPIC: &str = "
 DELETE FROM topics WHERE topic = $1
-",
-    "
-DELETE FROM idempotency_keys WHERE topic = $1
-",
-];
+";
+
+/// Its place in the order, for the feeds of other nodes.
+pub(crate) const FORGOTTEN: &str = "
+INSERT INTO forgets (position, topic) VALUES ($1, $2)
+";
 
 /// What was made before $1 microseconds goes, the oldest $2 of it: but not the newest of each key, while its topic lives.
 pub(crate) const PRUNE: &str = "
@@ -215,6 +240,8 @@ WITH old AS (
     WHERE records.topic = past.topic AND records.position <= past.position
       AND (kind <> 'latest' OR topics.finished IS NOT NULL)
     RETURNING records.topic
+), told AS (
+    UPDATE log SET evicted = greatest(evicted, (SELECT max(position) FROM past))
 )
 UPDATE topics SET floor = greatest(floor, past.position), held = held - (SELECT count(*) FROM gone WHERE topic = past.topic)
 FROM past WHERE topics.topic = past.topic
@@ -222,4 +249,51 @@ FROM past WHERE topics.topic = past.topic
 
 pub(crate) const PRUNE_KEYS: &str = "
 DELETE FROM idempotency_keys WHERE expires <= now()
+";
+
+/// A feed that is further behind than this skips.
+pub(crate) const PRUNE_FORGETS: &str = "
+WITH gone AS (DELETE FROM forgets WHERE made < now() - interval '1 day' RETURNING position)
+UPDATE log SET evicted = greatest(evicted, (SELECT max(position) FROM gone))
+";
+
+pub(crate) const PRUNE_NOTICES: &str = "
+DELETE FROM notices WHERE made < now() - interval '1 minute'
+";
+
+/// What follows $1 in the whole log, for a feed: up to $2, and up to the one with which $3 bytes are reached.
+pub(crate) const FOLLOW: &str = "
+SELECT position, topic, kind, body, micros, key, labels
+FROM (
+    SELECT next.*, sum(octet_length(body)) OVER (ORDER BY position) - octet_length(body) AS before
+    FROM (
+        (SELECT position, topic, kind, body, micros, key, labels
+         FROM records WHERE position > $1 ORDER BY position LIMIT $2::bigint)
+        UNION ALL
+        (SELECT position, topic, NULL, '', NULL, NULL, NULL
+         FROM forgets WHERE position > $1 ORDER BY position LIMIT $2::bigint)
+    ) AS next
+    ORDER BY position LIMIT $2::bigint
+) AS page
+WHERE before < $3::bigint
+ORDER BY position
+";
+
+/// A number from a sequence will do here: the order of notices is that of their notifications.
+pub(crate) const NOTIFY: &str = "
+WITH batch AS (SELECT nextval('notice_batches') AS batch), sent AS (
+    INSERT INTO notices (batch, number, topic, kind, body, micros, key, labels)
+    SELECT batch.batch, given.* FROM batch, unnest($1::bigint[], $2::bytea[], $3::text[], $4::bytea[], $5::bigint[],
+        $6::bytea[], $7::text[]) AS given
+)
+SELECT pg_notify(current_schema(), 'notices ' || batch) FROM batch
+";
+
+pub(crate) const NOTICES: &str = "
+SELECT topic, kind, body, micros, key, labels FROM notices WHERE batch = $1 ORDER BY number
+";
+
+/// The channel has the schema's name, as `current_schema()` gives it.
+pub(crate) const LISTEN: &str = "
+DO $$ BEGIN EXECUTE format('LISTEN %I', current_schema()); END $$
 ";
