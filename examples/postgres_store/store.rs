@@ -4,7 +4,7 @@ use super::{
     BoxError,
     feed::{self, Follower},
     sql,
-    turn::{Database, Turn, begin, count, execute, position, query, signed, take_turn},
+    turn::{Database, begin, count, execute, position, query, signed, take_turn},
 };
 use deadpool_postgres::Transaction;
 use std::{
@@ -90,7 +90,7 @@ impl PostgresStore {
         // An error before the commit was sent takes everything back.
         let tx = begin(&mut client).await.map_err(AppendError::refused)?;
         let turn = take_turn(&tx).await.map_err(AppendError::refused)?;
-        let outcomes = self.write(&tx, &turn, records).await.map_err(AppendError::refused)?;
+        let outcomes = self.write(&tx, turn.newest, records).await.map_err(AppendError::refused)?;
         match self.db.commit(tx, turn).await {
             Ok(()) => Ok(outcomes),
             Err(error) if error.unknown => Err(AppendError::unknown(error)),
@@ -98,10 +98,11 @@ impl PostgresStore {
         }
     }
 
+    /// Gives records the places after one.
     pub(crate) async fn write(
         &self,
         tx: &Transaction<'_>,
-        turn: &Turn,
+        after: Cursor,
         records: &[Record],
     ) -> Result<Outcomes, BoxError> {
         let topics: BTreeSet<_> = records.iter().map(topic).collect();
@@ -113,12 +114,12 @@ impl PostgresStore {
         let mut stored = duplicates(tx, records).await?;
 
         let mut batch = Batch::default();
-        let mut newest = turn.newest;
+        let (run, mut newest) = (after.run(), after.position());
         let mut outcomes = Outcomes::with_capacity(records.len());
         for record in records {
             let key = record.idempotency_key().map(|key| (topic(record).to_vec(), key.as_bytes().to_vec()));
             if let Some(first) = key.as_ref().and_then(|key| stored.get(key)) {
-                outcomes.push(Err(Refused::Duplicate(turn.run.at(*first))));
+                outcomes.push(Err(Refused::Duplicate(run.at(*first))));
                 continue;
             }
             if finished.contains(topic(record)) {
@@ -131,9 +132,9 @@ impl PostgresStore {
             }
             stored.extend(key.map(|key| (key, newest)));
             batch.push(newest, record);
-            outcomes.push(Ok(turn.run.at(newest)));
+            outcomes.push(Ok(run.at(newest)));
         }
-        if newest > turn.newest {
+        if newest > after.position() {
             batch.write(tx, self.retention.keys_for).await?;
             if let Some(keep) = self.retention.events_per_topic {
                 execute(tx, sql::EVICT, &[&topics, &count(keep)]).await?;
@@ -150,7 +151,7 @@ impl PostgresStore {
         execute(&tx, sql::FORGET_FLOOR, &[&topic]).await?;
         execute(&tx, sql::FORGET_RECORDS, &[&topic]).await?;
         if execute(&tx, sql::FORGET_TOPIC, &[&topic]).await? > 0 {
-            let place = signed(turn.newest + 1);
+            let place = signed(turn.newest.position() + 1);
             execute(&tx, sql::FORGOTTEN, &[&place, &topic]).await?;
             execute(&tx, sql::ADVANCE, &[&place]).await?;
         }

@@ -11,7 +11,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tidings::replay::Run;
+use tidings::replay::{Cursor, Run};
 use tokio::time::timeout;
 use tokio_postgres::{Config, IsolationLevel, NoTls, Row, types::ToSql};
 
@@ -27,8 +27,8 @@ pub(crate) struct Database {
 
 /// The log's row, locked until the transaction ends.
 pub(crate) struct Turn {
-    pub(crate) run: Run,
-    pub(crate) newest: u64,
+    /// In the present run.
+    pub(crate) newest: Cursor,
     same_server: bool,
     doubt: Doubt,
 }
@@ -127,7 +127,8 @@ pub(crate) async fn take_turn(tx: &Transaction<'_>) -> Result<Turn, BoxError> {
     let mut turn = lock(tx).await?;
     if !turn.same_server {
         let number: i64 = tx.query_one(sql::BEGIN_RUN, &[]).await?.try_get(0)?;
-        turn.run.number = number.try_into()?;
+        let run = Run { number: number.try_into()?, ..turn.newest.run() };
+        turn.newest = run.at(turn.newest.position());
     }
     Ok(turn)
 }
@@ -135,8 +136,8 @@ pub(crate) async fn take_turn(tx: &Transaction<'_>) -> Result<Turn, BoxError> {
 async fn lock(tx: &Transaction<'_>) -> Result<Turn, BoxError> {
     let row = tx.query_one(&tx.prepare_cached(sql::LOCK).await?, &[]).await?;
     let doubt = Doubt { pid: row.try_get("pid")?, xid: row.try_get("xid")?, server: row.try_get("server")? };
-    let (newest, same_server) = (position(&row, "newest")?, row.try_get("same_server")?);
-    Ok(Turn { run: present_run(&row)?, newest, same_server, doubt })
+    let newest = present_run(&row)?.at(position(&row, "newest")?);
+    Ok(Turn { newest, same_server: row.try_get("same_server")?, doubt })
 }
 
 pub(crate) fn present_run(row: &Row) -> Result<Run, BoxError> {
