@@ -20,6 +20,10 @@ mod ring;
 mod shelf;
 mod store;
 
+#[cfg(doc)]
+#[doc = include_str!("writing_a_store.md")]
+pub mod writing_a_store {}
+
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use self::redis::{RedisStore, RedisStoreBuilder};

@@ -44,7 +44,8 @@ struct Naive {
 impl Naive {
     async fn append_all(&self, records: &[Record]) -> Result<Vec<Result<Cursor, Refused>>, BoxError> {
         let count = i64::try_from(records.len())?;
-        let numbers = "SELECT min(nextval) FROM (SELECT nextval('positions') FROM generate_series(1, $1::bigint)) AS given";
+        let numbers =
+            "SELECT min(nextval) FROM (SELECT nextval('positions') FROM generate_series(1, $1::bigint)) AS given";
         let first: i64 = self.sequence.query_one(numbers, &[&count]).await?.try_get(0)?;
         let mut client = self.store.db.client().await?;
         let tx = client.transaction().await?;
@@ -73,8 +74,11 @@ impl ReplayStore for Naive {
         self.store.read(read)
     }
 
-    fn forget(&self, topic: Topic) -> impl Future<Output = Result<(), ReadError>> + Send {
-        self.store.forget(topic)
+    async fn forget(&self, topic: Topic) -> Result<(), ReadError> {
+        self.store.forget(topic).await?;
+        // Which took a number too.
+        let pass = "SELECT setval('positions', greatest(last_value, newest)) FROM positions, log WHERE newest > 0";
+        self.sequence.query(pass, &[]).await.map_err(ReadError::new).map(drop)
     }
 }
 

@@ -1,12 +1,13 @@
 //! A server that is killed, and one that is restored from an older copy.
 
 use crate::{
-    DEADLINE, TOPIC, append, both_kinds, held, next, open,
+    DEADLINE, TOPIC, append, both_kinds, held, next, number, open,
     postgres_store::{PostgresStore, Retention},
     server::Postgres,
 };
+use futures_util::StreamExt as _;
 use tidings::{
-    Event, GapReason, Hub, Resume,
+    Event, GapReason, Hub, Message, Resume,
     replay::{
         Cursor, ReplayStore as _, Run,
         conformance::{self, Keep},
@@ -36,6 +37,7 @@ async fn what_was_acknowledged_outlives_a_crash_of_the_server() {
     let store = open(server.config()).await;
     let hub = Hub::builder().open(store.clone()).await.unwrap();
     let start = hub.subscribe(TOPIC).cursor().unwrap();
+    let early = tokio::spawn(follow(hub.clone(), start, EVENTS));
     let publisher = tokio::spawn(async move {
         let mut acknowledged = Vec::new();
         for number in 0..EVENTS {
@@ -56,15 +58,30 @@ async fn what_was_acknowledged_outlives_a_crash_of_the_server() {
     let after = store.head().await.unwrap();
     assert_ne!(before.run(), after.run(), "a server that was started anew may have been rewound");
 
-    // The id from before it all is good: nothing was lost.
-    let mut subscription = hub.subscribe(TOPIC).resume(start).opened().await.unwrap();
-    assert_eq!(subscription.outcome(), Some(Resume::Resumed));
-    let mut seen = Vec::new();
-    while seen.last() != Some(&EVENTS) {
-        seen.push(next(&mut subscription).await.expect("there is no gap"));
+    // Whoever was there, and came back each time that its stream failed, and who comes back only now.
+    let late = tokio::spawn(follow(hub.clone(), start, EVENTS));
+    for reader in [early, late] {
+        let seen = timeout(DEADLINE, reader).await.unwrap().unwrap();
+        assert!(seen.is_sorted_by(|a, b| a < b), "{seen:?}");
+        assert!(acknowledged.iter().all(|number| seen.contains(number)), "{acknowledged:?}, {seen:?}");
     }
-    assert!(seen.is_sorted_by(|a, b| a < b), "{seen:?}");
-    assert!(acknowledged.iter().all(|number| seen.contains(number)), "{acknowledged:?}, {seen:?}");
+}
+
+/// What a client sees up to a number, if it comes back with its last id whenever its stream fails.
+async fn follow(hub: Hub, mut last: Cursor, end: u32) -> Vec<u32> {
+    let mut seen = Vec::new();
+    loop {
+        let mut subscription = hub.subscribe(TOPIC).resume(last);
+        while let Some(Ok(message)) = subscription.next().await {
+            let Message::Event(entry) = message else { panic!("{message:?}") };
+            last = entry.cursor();
+            seen.push(number(entry.record()));
+            if seen.last() == Some(&end) {
+                return seen;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
