@@ -1,4 +1,4 @@
-//! A store of your own: the log in a PostgreSQL database that you have.
+//! A store of your own: the log in a `PostgreSQL` database that you have.
 //!
 //! ```text
 //! cargo run --example postgres_store -- --url postgres://user:password@localhost/app   # [--port PORT] [--check]
@@ -7,7 +7,7 @@
 //! curl localhost:3000/publish -d 'first'                 # in a third: publish; the answer is the event's id
 //! ```
 //!
-//! Then restart this process, or PostgreSQL, publish, and follow with the last id that you saw:
+//! Then restart this process, or `PostgreSQL`, publish, and follow with the last id that you saw:
 //! `curl -N localhost:3000/events -H 'last-event-id: ID'`.
 //!
 //! `--port 0` takes a free port. `--check` only runs the conformance suite, in schemas of its own that it removes. What
@@ -41,7 +41,7 @@ async fn main() -> Result<(), BoxError> {
     }
     let config: Config = url.parse()?;
     if check_only {
-        check(&config).await?;
+        Box::pin(check(&config)).await?;
         println!("the store passes the conformance suite");
         Ok(())
     } else {
@@ -61,6 +61,7 @@ async fn serve(port: u16, config: Config) -> Result<(), BoxError> {
 
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     let address = listener.local_addr()?;
+    println!("listening on http://{address}");
     println!("the log is in the schema {SCHEMA}");
     println!("follow:  curl -N http://{address}/events");
     println!("publish: curl http://{address}/publish -d 'some text'");

@@ -1,4 +1,4 @@
-//! The store of `examples/postgres_store.rs` on a real PostgreSQL, and what the page on writing a store says of it.
+//! The store of `examples/postgres_store.rs` on a real `PostgreSQL`, and what the page on writing a store says of it.
 //!
 //! Needs Debian's `postgresql`, and is run by name: `cargo test --test postgres`.
 
@@ -14,6 +14,7 @@ mod proxy;
 mod restarts;
 #[path = "postgres/server.rs"]
 mod server;
+mod support;
 #[path = "postgres/unknown.rs"]
 mod unknown;
 

@@ -12,10 +12,10 @@ use tokio_postgres::{Config, NoTls};
 pub(crate) async fn check(config: &Config) -> Result<(), BoxError> {
     let prefix = format!("tidings_check_{}", Run::new_log().epoch);
     let made = Cell::new(0);
-    let checked = conformance::check(async |keep| {
+    let checked = Box::pin(conformance::check(async |keep| {
         made.set(made.get() + 1);
         open(config, &format!("{prefix}_{}", made.get()), keep).await
-    });
+    }));
     let verdict = match checked.await {
         Ok(()) => check_reopen(config, &format!("{prefix}_0")).await,
         Err(violation) => Err(violation.into()),

@@ -33,8 +33,14 @@ pub(crate) struct Follower {
     store: PostgresStore,
     place: Cursor,
     listener: Option<Listener>,
-    /// Since when nothing was heard.
+    /// Whether nothing is heard, and that was told.
     lost: bool,
+    /// Whether something may follow that was not told.
+    looking: bool,
+    /// Whether nothing was notified that made it look.
+    silent: bool,
+    /// How much was found since it began to look.
+    missed: u64,
     backoff: Duration,
     items: VecDeque<FeedItem>,
 }
@@ -49,7 +55,17 @@ struct Listener {
 
 impl Follower {
     pub(crate) fn new(store: PostgresStore, place: Cursor) -> Self {
-        Self { store, place, listener: None, lost: false, backoff: BACKOFF.0, items: VecDeque::new() }
+        Self {
+            store,
+            place,
+            listener: None,
+            lost: false,
+            looking: false,
+            silent: false,
+            missed: 0,
+            backoff: BACKOFF.0,
+            items: VecDeque::new(),
+        }
     }
 
     pub(crate) fn into_feed(self) -> Feed {
@@ -71,45 +87,41 @@ impl Follower {
         }))
     }
 
-    /// One thing that happens, with what it brings.
+    /// One thing that happens, with what it brings: never more than a page.
     async fn step(&mut self) -> Result<(), BoxError> {
         let Some(listener) = &mut self.listener else {
-            // First listen, then look: what is committed after this look is notified.
+            // First listen, then look: what is committed after the look is notified.
             self.listener = Some(Listener::new(&self.store.db).await?);
-            let missed = self.look().await?;
-            if std::mem::take(&mut self.lost) {
-                self.items.push_back(FeedItem::Caught { missed });
-            }
-            self.backoff = BACKOFF.0;
+            (self.looking, self.missed) = (true, 0);
             return Ok(());
         };
+        if self.looking {
+            return self.look().await;
+        }
         match timeout(LOOK_EVERY, listener.payloads.recv()).await {
             Ok(Some(payload)) => match payload.strip_prefix("notices ") {
                 Some(batch) => self.hear(batch.parse()?).await?,
-                None if payload.parse::<u64>()? > self.place.position() => drop(self.look().await?),
-                None => {}
+                None => self.looking = payload.parse::<u64>()? > self.place.position(),
             },
             Ok(None) => return Err("the connection that listens is gone".into()),
-            Err(_) => {
-                let missed = self.look().await?;
-                if missed > 0 {
-                    self.items.push_back(FeedItem::Caught { missed });
-                }
-            }
+            Err(_) => (self.looking, self.silent) = (true, true),
         }
         Ok(())
     }
 
-    /// Tells what follows the last place, up to the newest, and how much that was.
-    async fn look(&mut self) -> Result<u64, BoxError> {
-        let mut found = 0;
-        loop {
-            let before = self.items.len();
-            if self.follow().await? {
-                return Ok(found + (self.items.len() - before) as u64);
+    /// Tells one page of what follows, and when that was the last one, what was missed.
+    async fn look(&mut self) -> Result<(), BoxError> {
+        self.looking = !self.follow().await?;
+        self.missed += self.items.iter().filter(|item| matches!(item, FeedItem::Record(..))).count() as u64;
+        if !self.looking {
+            let (lost, silent) = (std::mem::take(&mut self.lost), std::mem::take(&mut self.silent));
+            let missed = std::mem::take(&mut self.missed);
+            if lost || silent && missed > 0 {
+                self.items.push_back(FeedItem::Caught { missed });
             }
-            found += (self.items.len() - before) as u64;
+            self.backoff = BACKOFF.0;
         }
+        Ok(())
     }
 
     /// One page, and whether that was all.

@@ -1,4 +1,4 @@
-//! A log in PostgreSQL, shared by any number of nodes: what the crate's page on writing a store describes.
+//! A log in `PostgreSQL`, shared by any number of nodes: what the crate's page on writing a store describes.
 
 pub(crate) mod check;
 mod feed;

@@ -35,7 +35,7 @@ impl View {
             newest: present_run(&row)?.at(position(&row, "newest")?),
             forgotten: position(&row, "forgotten")?,
             evicted: position(&row, "evicted")?,
-            good: good.map(i64::cast_unsigned),
+            good: good.map(u64::try_from).transpose()?,
         };
         Ok(row.try_get::<_, bool>("same_server")?.then_some(view))
     }
@@ -94,7 +94,7 @@ impl Database {
             };
             page.floor = page.floor.max(position(row, "floor")?);
             let end: Option<i64> = row.try_get("finished")?;
-            if end.is_some_and(|end| end.cast_unsigned() <= page.through.position()) {
+            if end.is_some_and(|end| end <= signed(page.through.position())) {
                 page.finished.push(topic.clone());
             }
         }

@@ -51,7 +51,7 @@ impl PostgresStore {
         // `IF NOT EXISTS` alone fails where two make the same at the same time.
         tx.batch_execute("SELECT pg_advisory_xact_lock(hashtext('tidings'))").await?;
         tx.batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS {schema}; {}", sql::SCHEMA)).await?;
-        tx.execute(sql::NEW_LOG, &[&Run::new_log().epoch.cast_signed()]).await?;
+        tx.execute(sql::NEW_LOG, &[&i64::from_be_bytes(Run::new_log().epoch.to_be_bytes())]).await?;
         take_turn(&tx).await?;
         tx.commit().await?;
         drop(client);
@@ -281,7 +281,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// As bytes: a text of PostgreSQL's cannot have a NUL, and is compared as its collation says.
+/// As bytes: a text of `PostgreSQL`'s cannot have a NUL, and is compared as its collation says.
 fn topic(record: &Record) -> &[u8] {
     record.topic().as_key().as_bytes()
 }

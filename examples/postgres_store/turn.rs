@@ -142,7 +142,7 @@ async fn lock(tx: &Transaction<'_>) -> Result<Turn, BoxError> {
 
 pub(crate) fn present_run(row: &Row) -> Result<Run, BoxError> {
     let (epoch, number): (i64, i64) = (row.try_get("epoch")?, row.try_get("run")?);
-    Ok(Run { epoch: epoch.cast_unsigned(), number: number.try_into()? })
+    Ok(Run { epoch: u64::from_be_bytes(epoch.to_be_bytes()), number: number.try_into()? })
 }
 
 type Parameter<'a> = &'a (dyn ToSql + Sync);

@@ -50,7 +50,7 @@ impl Naive {
         let mut client = self.store.db.client().await?;
         let tx = client.transaction().await?;
         let run = self.store.head().await?.run();
-        let outcomes = self.store.write(&tx, run.at((first - 1).cast_unsigned()), records).await?;
+        let outcomes = self.store.write(&tx, run.at(u64::try_from(first - 1)?), records).await?;
         // Whoever comes later, the newest is the newest.
         tx.batch_execute("UPDATE log SET newest = greatest(newest, (SELECT max(position) FROM records))").await?;
         tx.commit().await?;
@@ -86,7 +86,7 @@ async fn is_rejected() {
     let server = Postgres::start();
     drop(open(server.config()).await);
     let made = Cell::new(0);
-    let verdict = conformance::check(async |keep: Keep| {
+    let verdict = Box::pin(conformance::check(async |keep: Keep| {
         made.set(made.get() + 1);
         let schema = format!("naive_{}", made.get());
         let retention = Retention { events_per_topic: keep.events_per_topic, ..Retention::default() };
@@ -94,7 +94,7 @@ async fn is_rejected() {
         let sequence = server.connect().await;
         sequence.batch_execute(&format!("SET search_path = {schema}; CREATE SEQUENCE positions")).await.unwrap();
         Naive { store, sequence }
-    });
+    }));
     let violation = verdict.await.expect_err("a sequence is no place for positions to come from");
     assert_eq!(violation.rule(), Rule::NothingLower, "{violation}");
 }

@@ -1,5 +1,9 @@
 //! Several hubs over one log.
 
+use crate::support::{
+    Client, Http,
+    example::{self, Example},
+};
 use crate::{
     DEADLINE, TOPIC, next, open,
     postgres_store::{PostgresStore, Retention},
@@ -7,13 +11,15 @@ use crate::{
     server::Postgres,
 };
 use futures_util::StreamExt as _;
+use http::StatusCode;
+use http_body_util::BodyExt as _;
 use std::time::Duration;
 use tidings::{
     Event, Hub, Message, Topic,
     replay::{Cursor, Feed, FeedItem, Notice, Record, ReplayStore as _},
-    test_util::next_message,
+    test_util::{EventReader, next_message},
 };
-use tokio::time::timeout;
+use tokio::{task::block_in_place, time::timeout};
 
 fn text(number: u32) -> Event {
     Event::new().data(number.to_string())
@@ -185,6 +191,24 @@ async fn a_node_that_was_cut_off_catches_up() {
 }
 
 #[tokio::test]
+async fn a_node_that_was_cut_off_for_long_catches_up_page_by_page() {
+    let server = Postgres::start();
+    let store = open(server.config()).await;
+    let start = store.head().await.unwrap();
+    let large = Event::new().data("x".repeat(100_000));
+    for number in 0..3 {
+        let batch: Vec<_> = (0..300).map(|n| Record::new(TOPIC, text(number * 300 + n))).collect();
+        store.append(batch.into()).await.unwrap();
+        store.append(vec![Record::new(TOPIC, large.clone()); 25].into()).await.unwrap();
+    }
+    let mut feed = store.feed(start).unwrap();
+    let newest = store.head().await.unwrap();
+    for expected in 1..=newest.position() {
+        assert_eq!(record(&mut feed).await.0.position(), expected);
+    }
+}
+
+#[tokio::test]
 async fn what_nobody_was_notified_of_is_found() {
     let server = Postgres::start();
     let store = open(server.config()).await;
@@ -197,4 +221,46 @@ async fn what_nobody_was_notified_of_is_found() {
     server.connect().await.batch_execute(silently).await.unwrap();
     assert_eq!(record(&mut feed).await.0.position(), 2);
     assert!(matches!(item(&mut feed).await, FeedItem::Caught { missed: 1 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_serve_one_log_across_a_crash_of_the_server() {
+    let server = Postgres::start();
+    let url = server.url();
+    let program = block_in_place(|| example::build("postgres_store"));
+    let mut processes = Vec::new();
+    for _ in 0..2 {
+        processes.push(Example::start(&program, &["--url", &url]).await);
+    }
+    let follow = async |process: &Example, last: &str| {
+        let headers = [("last-event-id", last)];
+        let headers = if last.is_empty() { &[][..] } else { &headers };
+        let (client, response) = Client::get(Http::One, process.address, "/events", headers).await;
+        assert!(!response.headers().contains_key("tidings-gap"), "{last}");
+        (client, EventReader::new(response.into_body()))
+    };
+    let publish = async |process: &Example, text: &str| {
+        let published = async {
+            loop {
+                let (_client, response) = Client::post(process.address, "/publish", text).await;
+                // While the server is not there, nothing is stored.
+                if response.status() == StatusCode::OK {
+                    let id = response.into_body().collect().await.unwrap().to_bytes();
+                    return String::from_utf8(id.to_vec()).unwrap().trim().to_owned();
+                }
+            }
+        };
+        timeout(DEADLINE, published).await.expect("it should be published")
+    };
+    let (_client, mut reader) = follow(&processes[1], "").await;
+    let first = publish(&processes[0], "first").await;
+    let event = timeout(DEADLINE, reader.next()).await.unwrap().unwrap();
+    assert_eq!((event.data.as_str(), reader.last_event_id()), ("first", &*first));
+
+    block_in_place(|| server.crash());
+    publish(&processes[1], "second").await;
+    // Its id is of a run before the crash, and from the other process.
+    let (_client, mut reader) = follow(&processes[0], &first).await;
+    let event = timeout(DEADLINE, reader.next()).await.unwrap().unwrap();
+    assert_eq!(event.data, "second");
 }

@@ -1,4 +1,4 @@
-//! A real PostgreSQL in a folder of its own, reached through a socket in that folder; both are gone when it is dropped.
+//! A real `PostgreSQL` in a folder of its own, reached through a socket in that folder; both are gone when it is dropped.
 
 use std::{
     env, fs,
@@ -60,6 +60,11 @@ impl Postgres {
         let mut config = Config::new();
         config.host_path(&self.folder).user("postgres").dbname("postgres");
         config
+    }
+
+    /// The same as [`config`](Self::config), for a command line.
+    pub(crate) fn url(&self) -> String {
+        format!("host={} user=postgres dbname=postgres", self.folder.display())
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
