@@ -16,7 +16,16 @@ pub(crate) async fn check(config: &Config) -> Result<(), BoxError> {
         made.set(made.get() + 1);
         open(config, &format!("{prefix}_{}", made.get()), keep).await
     }));
+    let nodes = conformance::check_nodes(async |keep| {
+        made.set(made.get() + 1);
+        let schema = format!("{prefix}_{}", made.get());
+        [open(config, &schema, keep).await, open(config, &schema, keep).await]
+    });
     let verdict = match checked.await {
+        Ok(()) => nodes.await,
+        violated => violated,
+    };
+    let verdict = match verdict {
         Ok(()) => check_reopen(config, &format!("{prefix}_0")).await,
         Err(violation) => Err(violation.into()),
     };

@@ -35,6 +35,8 @@ pub(crate) struct Follower {
     listener: Option<Listener>,
     /// Whether nothing is heard, and that was told.
     lost: bool,
+    /// Whether it has come back, or has come at all, and that is to be told.
+    came: bool,
     /// Whether something may follow that was not told.
     looking: bool,
     /// Whether nothing was notified that made it look.
@@ -60,6 +62,7 @@ impl Follower {
             place,
             listener: None,
             lost: false,
+            came: false,
             looking: false,
             silent: false,
             missed: 0,
@@ -92,7 +95,7 @@ impl Follower {
         let Some(listener) = &mut self.listener else {
             // First listen, then look: what is committed after the look is notified.
             self.listener = Some(Listener::new(&self.store.db).await?);
-            (self.looking, self.missed) = (true, 0);
+            (self.looking, self.came, self.missed) = (true, true, 0);
             return Ok(());
         };
         if self.looking {
@@ -114,12 +117,12 @@ impl Follower {
         self.looking = !self.follow().await?;
         self.missed += self.items.iter().filter(|item| matches!(item, FeedItem::Record(..))).count() as u64;
         if !self.looking {
-            let (lost, silent) = (std::mem::take(&mut self.lost), std::mem::take(&mut self.silent));
+            let (came, silent) = (std::mem::take(&mut self.came), std::mem::take(&mut self.silent));
             let missed = std::mem::take(&mut self.missed);
-            if lost || silent && missed > 0 {
+            if came || silent && missed > 0 {
                 self.items.push_back(FeedItem::Caught { missed });
             }
-            self.backoff = BACKOFF.0;
+            (self.lost, self.backoff) = (false, BACKOFF.0);
         }
         Ok(())
     }

@@ -41,9 +41,14 @@ CREATE TABLE IF NOT EXISTS idempotency_keys (
     PRIMARY KEY (topic, digest)
 );
 CREATE INDEX IF NOT EXISTS idempotency_keys_by_age ON idempotency_keys (expires);
-CREATE TABLE IF NOT EXISTS forgets (
+CREATE TABLE IF NOT EXISTS forgotten (
     position  bigint PRIMARY KEY,
     topic     bytea NOT NULL,
+    kind      text,             -- none: here the topic was forgotten
+    body      bytea NOT NULL,
+    micros    bigint,
+    key       bytea,
+    labels    text,
     made      timestamptz NOT NULL DEFAULT now()
 );
 CREATE UNLOGGED TABLE IF NOT EXISTS notices (
@@ -216,8 +221,16 @@ UPDATE log SET forgotten = greatest(forgotten,
     (SELECT floor FROM topics WHERE topic = $1), (SELECT max(position) FROM records WHERE topic = $1))
 ";
 
+/// The last of them are still told by feeds that are not there yet, and those that are further behind skip.
 pub(crate) const FORGET_RECORDS: &str = "
-DELETE FROM records WHERE topic = $1
+WITH gone AS (
+    DELETE FROM records WHERE topic = $1
+    RETURNING position, topic, kind, body, micros, key, labels
+), told AS (
+    INSERT INTO forgotten (position, topic, kind, body, micros, key, labels)
+    SELECT gone.* FROM gone, log WHERE position > newest - 1000
+)
+UPDATE log SET evicted = greatest(evicted, (SELECT max(position) FROM gone WHERE position <= newest - 1000))
 ";
 
 pub(crate) const FORGET_TOPIC: &str = "
@@ -226,7 +239,7 @@ DELETE FROM topics WHERE topic = $1
 
 /// Its place in the order, for the feeds of other nodes.
 pub(crate) const FORGOTTEN: &str = "
-INSERT INTO forgets (position, topic) VALUES ($1, $2)
+INSERT INTO forgotten (position, topic, body) VALUES ($1, $2, '')
 ";
 
 /// What was made before $1 microseconds goes, the oldest $2 of it: but not the newest of each key, while its topic lives.
@@ -252,8 +265,8 @@ DELETE FROM idempotency_keys WHERE expires <= now()
 ";
 
 /// A feed that is further behind than this skips.
-pub(crate) const PRUNE_FORGETS: &str = "
-WITH gone AS (DELETE FROM forgets WHERE made < now() - interval '1 day' RETURNING position)
+pub(crate) const PRUNE_FORGOTTEN: &str = "
+WITH gone AS (DELETE FROM forgotten WHERE made < now() - interval '1 day' RETURNING position)
 UPDATE log SET evicted = greatest(evicted, (SELECT max(position) FROM gone))
 ";
 
@@ -270,8 +283,8 @@ FROM (
         (SELECT position, topic, kind, body, micros, key, labels
          FROM records WHERE position > $1 ORDER BY position LIMIT $2::bigint)
         UNION ALL
-        (SELECT position, topic, NULL, '', NULL, NULL, NULL
-         FROM forgets WHERE position > $1 ORDER BY position LIMIT $2::bigint)
+        (SELECT position, topic, kind, body, micros, key, labels
+         FROM forgotten WHERE position > $1 ORDER BY position LIMIT $2::bigint)
     ) AS next
     ORDER BY position LIMIT $2::bigint
 ) AS page

@@ -67,7 +67,7 @@ impl PostgresStore {
             let tx = begin(&mut client).await?;
             let turn = take_turn(&tx).await?;
             let topics = execute(&tx, sql::PRUNE, &[&before, &AT_ONCE]).await?;
-            for statement in [sql::PRUNE_KEYS, sql::PRUNE_FORGETS, sql::PRUNE_NOTICES] {
+            for statement in [sql::PRUNE_KEYS, sql::PRUNE_FORGOTTEN, sql::PRUNE_NOTICES] {
                 execute(&tx, statement, &[]).await?;
             }
             self.db.commit(tx, turn).await?;

@@ -13,7 +13,6 @@ use crate::{
 use futures_util::StreamExt as _;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
-use std::time::Duration;
 use tidings::{
     Event, Hub, Message, Topic,
     replay::{Cursor, Feed, FeedItem, Notice, Record, ReplayStore as _},
@@ -33,9 +32,21 @@ async fn item(feed: &mut Feed) -> FeedItem {
     timeout(DEADLINE, feed.next()).await.expect("the feed should say something").expect("it should not end")
 }
 
+/// The next record, whether or not it was missed.
 async fn record(feed: &mut Feed) -> (Cursor, Record) {
+    loop {
+        match item(feed).await {
+            FeedItem::Record(cursor, record) => return (cursor, record),
+            FeedItem::Caught { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Waits until it listens, which it does from when it is first asked.
+async fn caught(feed: &mut Feed) -> u64 {
     match item(feed).await {
-        FeedItem::Record(cursor, record) => (cursor, record),
+        FeedItem::Caught { missed } => missed,
         other => panic!("{other:?}"),
     }
 }
@@ -88,17 +99,19 @@ async fn a_feed_tells_records_ends_and_what_is_forgotten_in_their_order() {
     store.append([Record::new(TOPIC, text(3)), Record::finish(&other, None)].into()).await.unwrap();
     let told = async {
         let mut told = Vec::new();
-        while told.len() < 4 {
+        while told.len() < 5 {
             match item(&mut feed).await {
                 FeedItem::Record(cursor, record) => told.push((cursor.position(), record.topic().clone(), false)),
                 FeedItem::Forgotten(topic, cursor) => told.push((cursor.position(), topic, true)),
+                FeedItem::Caught { .. } => {}
                 other => panic!("{other:?}"),
             }
         }
         told
     };
-    // The first record was gone before the feed looked.
-    let expected = [(2, other.clone(), false), (3, TOPIC, true), (4, TOPIC, false), (5, other, false)];
+    // Also what was gone before the feed looked.
+    let expected =
+        [(1, TOPIC, false), (2, other.clone(), false), (3, TOPIC, true), (4, TOPIC, false), (5, other, false)];
     assert_eq!(told.await, expected);
 }
 
@@ -114,6 +127,18 @@ async fn a_feed_skips_what_is_no_longer_held() {
     let newest = store.head().await.unwrap();
     let mut feed = store.feed(start).unwrap();
     assert!(matches!(item(&mut feed).await, FeedItem::Skip(place) if place == newest));
+    assert_eq!(caught(&mut feed).await, 0);
+
+    // So it does where too much was forgotten.
+    let other = Topic::from_static("other");
+    store.append([Record::new(&other, text(0))].into()).await.unwrap();
+    store.append(vec![Record::latest(TOPIC, "k", text(0)); 1001].into()).await.unwrap();
+    store.forget(other).await.unwrap();
+    let newest = store.head().await.unwrap();
+    let mut late = store.feed(start.run().at(4)).unwrap();
+    assert!(matches!(item(&mut late).await, FeedItem::Skip(place) if place == newest));
+
+    let mut feed = store.feed(newest).unwrap();
     store.append([Record::new(TOPIC, text(4))].into()).await.unwrap();
     assert_eq!(record(&mut feed).await.1.data().unwrap(), "4");
 }
@@ -125,8 +150,7 @@ async fn notices_reach_every_node_in_their_order_however_large() {
     let mut feeds = Vec::new();
     for store in &stores {
         let mut feed = store.feed(store.head().await.unwrap()).unwrap();
-        // It listens from when it is first asked.
-        assert!(timeout(Duration::from_millis(500), feed.next()).await.is_err());
+        assert_eq!(caught(&mut feed).await, 0);
         feeds.push(feed);
     }
     let large = "x".repeat(100_000);
@@ -176,6 +200,7 @@ async fn a_node_that_was_cut_off_catches_up() {
     let proxy = Proxy::to(server.socket()).await;
     let (near, far) = (open(server.config()).await, open(proxy.config()).await);
     let mut feed = far.feed(far.head().await.unwrap()).unwrap();
+    assert_eq!(caught(&mut feed).await, 0);
     near.append([Record::new(TOPIC, text(0))].into()).await.unwrap();
     assert_eq!(record(&mut feed).await.1.data().unwrap(), "0");
     proxy.close();
@@ -187,7 +212,7 @@ async fn a_node_that_was_cut_off_catches_up() {
     for number in 1..=3 {
         assert_eq!(record(&mut feed).await.1.data().unwrap(), number.to_string());
     }
-    assert!(matches!(item(&mut feed).await, FeedItem::Caught { missed: 3 }));
+    assert_eq!(caught(&mut feed).await, 3);
 }
 
 #[tokio::test]
@@ -213,6 +238,7 @@ async fn what_nobody_was_notified_of_is_found() {
     let server = Postgres::start();
     let store = open(server.config()).await;
     let mut feed = store.feed(store.head().await.unwrap()).unwrap();
+    assert_eq!(caught(&mut feed).await, 0);
     store.append([Record::new(TOPIC, text(0))].into()).await.unwrap();
     assert_eq!(record(&mut feed).await.1.data().unwrap(), "0");
     // As if it had come from a server whose notification was lost.
@@ -220,7 +246,7 @@ async fn what_nobody_was_notified_of_is_found() {
                     FROM tidings.records; UPDATE tidings.log SET newest = 2";
     server.connect().await.batch_execute(silently).await.unwrap();
     assert_eq!(record(&mut feed).await.0.position(), 2);
-    assert!(matches!(item(&mut feed).await, FeedItem::Caught { missed: 1 }));
+    assert_eq!(caught(&mut feed).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
