@@ -12,7 +12,8 @@ CREATE TABLE IF NOT EXISTS log (
     evicted   bigint NOT NULL   -- the highest position that went without another in its place
 );
 CREATE TABLE IF NOT EXISTS runs (
-    number    bigint PRIMARY KEY,
+    ordinal   bigint PRIMARY KEY,
+    number    bigint NOT NULL UNIQUE,
     began     bigint NOT NULL
 );
 CREATE TABLE IF NOT EXISTS topics (
@@ -86,8 +87,8 @@ FOR UPDATE OF log
 
 pub(crate) const BEGIN_RUN: &str = "
 WITH begun AS (
-    INSERT INTO runs (number, began)
-    SELECT greatest((SELECT max(number) + 1 FROM runs), extract(epoch FROM clock_timestamp())::bigint), newest FROM log
+    INSERT INTO runs (ordinal, number, began)
+    SELECT (SELECT count(*) FROM runs), floor(random() * 4294967296)::bigint, newest FROM log
     RETURNING number
 )
 UPDATE log SET run = begun.number, server = server.present FROM begun, server
@@ -178,7 +179,8 @@ SELECT pg_xact_status($1::text::xid8)
 /// The log as a page sees it, and how far a cursor of run $1 is good.
 pub(crate) const VIEW: &str = "
 SELECT epoch, run, newest, forgotten, evicted, log.server = server.present AS same_server,
-       (SELECT min(began) FROM runs WHERE number > $1 AND EXISTS (SELECT FROM runs WHERE number = $1)) AS good
+       (SELECT min(later.began) FROM runs AS asked JOIN runs AS later ON later.ordinal > asked.ordinal
+        WHERE asked.number = $1) AS good
 FROM log, server
 ";
 
