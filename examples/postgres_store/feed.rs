@@ -16,7 +16,7 @@ use tidings::replay::{Cursor, Feed, FeedItem, Notice};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_postgres::{AsyncMessage, Client, IsolationLevel, NoTls};
 
@@ -35,16 +35,23 @@ pub(crate) struct Follower {
     listener: Option<Listener>,
     /// Whether nothing is heard, and that was told.
     lost: bool,
-    /// Whether it has come back, or has come at all, and that is to be told.
-    came: bool,
-    /// Whether something may follow that was not told.
-    looking: bool,
-    /// Whether nothing was notified that made it look.
-    silent: bool,
+    /// Why it looks for what was not told, if it does.
+    looking: Option<Why>,
+    /// When it last had everything.
+    looked: Instant,
     /// How much was found since it began to look.
     missed: u64,
     backoff: Duration,
     items: VecDeque<FeedItem>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Why {
+    /// It listens, since now.
+    Came,
+    Notified,
+    /// It has not looked for some time.
+    Time,
 }
 
 /// A connection that hears what is notified.
@@ -62,9 +69,8 @@ impl Follower {
             place,
             listener: None,
             lost: false,
-            came: false,
-            looking: false,
-            silent: false,
+            looking: None,
+            looked: Instant::now(),
             missed: 0,
             backoff: BACKOFF.0,
             items: VecDeque::new(),
@@ -95,33 +101,37 @@ impl Follower {
         let Some(listener) = &mut self.listener else {
             // First listen, then look: what is committed after the look is notified.
             self.listener = Some(Listener::new(&self.store.db).await?);
-            (self.looking, self.came, self.missed) = (true, true, 0);
+            (self.looking, self.missed) = (Some(Why::Came), 0);
             return Ok(());
         };
-        if self.looking {
-            return self.look().await;
+        if let Some(why) = self.looking {
+            return self.look(why).await;
         }
-        match timeout(LOOK_EVERY, listener.payloads.recv()).await {
-            Ok(Some(payload)) => match payload.strip_prefix("notices ") {
+        // Also where notifications do not stop: those of a log that was restored can be of positions before ours.
+        let rest = LOOK_EVERY.saturating_sub(self.looked.elapsed());
+        let heard = if rest.is_zero() { None } else { timeout(rest, listener.payloads.recv()).await.ok() };
+        match heard {
+            Some(Some(payload)) => match payload.strip_prefix("notices ") {
                 Some(batch) => self.hear(batch.parse()?).await?,
-                None => self.looking = payload.parse::<u64>()? > self.place.position(),
+                None if payload.parse::<u64>()? > self.place.position() => self.looking = Some(Why::Notified),
+                None => {}
             },
-            Ok(None) => return Err("the connection that listens is gone".into()),
-            Err(_) => (self.looking, self.silent) = (true, true),
+            Some(None) => return Err("the connection that listens is gone".into()),
+            None => self.looking = Some(Why::Time),
         }
         Ok(())
     }
 
     /// Tells one page of what follows, and when that was the last one, what was missed.
-    async fn look(&mut self) -> Result<(), BoxError> {
-        self.looking = !self.follow().await?;
+    async fn look(&mut self, why: Why) -> Result<(), BoxError> {
+        let is_all = self.follow().await?;
         self.missed += self.items.iter().filter(|item| matches!(item, FeedItem::Record(..))).count() as u64;
-        if !self.looking {
-            let (came, silent) = (std::mem::take(&mut self.came), std::mem::take(&mut self.silent));
+        if is_all {
             let missed = std::mem::take(&mut self.missed);
-            if came || silent && missed > 0 {
+            if why == Why::Came || why == Why::Time && missed > 0 {
                 self.items.push_back(FeedItem::Caught { missed });
             }
+            (self.looking, self.looked) = (None, Instant::now());
             (self.lost, self.backoff) = (false, BACKOFF.0);
         }
         Ok(())

@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use tidings::{
     Event, GapReason, Hub, Message, Resume,
     replay::{
-        Cursor, ReplayStore as _, Run,
+        Cursor, Feed, FeedItem, ReplayStore as _, Run,
         conformance::{self, Keep},
     },
 };
@@ -145,7 +145,10 @@ async fn a_log_that_is_restored_under_a_running_server_begins_a_run() {
     let copy = "CREATE TABLE tidings.log_copy AS SELECT * FROM tidings.log;
                 CREATE TABLE tidings.records_copy AS SELECT * FROM tidings.records";
     operator.batch_execute(copy).await.unwrap();
+    let mut feed = store.feed(store.head().await.unwrap()).unwrap();
     let lost = append(&store, 1).await.unwrap();
+    let told = async |feed: &mut Feed| timeout(DEADLINE, feed.next()).await.unwrap().unwrap();
+    while !matches!(told(&mut feed).await, FeedItem::Record(cursor, _) if cursor == lost) {}
     let restore = "BEGIN; TRUNCATE tidings.log, tidings.records;
                    INSERT INTO tidings.log SELECT * FROM tidings.log_copy;
                    INSERT INTO tidings.records SELECT * FROM tidings.records_copy; COMMIT";
@@ -154,6 +157,14 @@ async fn a_log_that_is_restored_under_a_running_server_begins_a_run() {
     let again = append(&store, 2).await.unwrap();
     assert_eq!(again.position(), lost.position());
     assert_ne!(again.run(), lost.run());
+    // Whose positions are behind those that the feed has told.
+    loop {
+        match told(&mut feed).await {
+            FeedItem::Caught { .. } => {}
+            FeedItem::Skip(place) => break assert_eq!(place, again),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test]
