@@ -3,11 +3,11 @@
 use crate::{
     A, B, all, append, builder, fresh, next_record, open, read, record, support::redis::Redis, try_append, until,
 };
-use std::sync::Arc;
+use std::{error::Error as _, sync::Arc, time::Duration};
 use tidings::{
     Event,
     replay::{
-        ReadFrom, Record, RedisStore, Refused, ReplayStore as _,
+        Notice, ReadFrom, Record, RedisStore, Refused, ReplayStore as _,
         conformance::{self, Keep},
     },
 };
@@ -124,8 +124,7 @@ async fn an_idempotency_key_is_known_to_all_nodes() {
 #[tokio::test]
 async fn an_idempotency_key_is_known_for_as_long_as_it_is_to_be() {
     let redis = Redis::start().await;
-    let store =
-        builder(&redis, &fresh()).keep_idempotency_keys(std::time::Duration::from_millis(50)).open().await.unwrap();
+    let store = builder(&redis, &fresh()).keep_idempotency_keys(Duration::from_millis(50)).open().await.unwrap();
     let keyed = || record(A, "one").with_idempotency_key("k");
     try_append(&store, keyed()).await.unwrap();
     until("the key should be forgotten", async || try_append(&store, keyed()).await.is_ok()).await;
@@ -186,6 +185,41 @@ async fn a_node_finds_the_one_of_a_cluster_that_has_the_log() {
         assert_eq!(next_record(&mut feed).await, (cursor, "one".to_owned()));
         assert_eq!(read(&two, A, ReadFrom::Earliest).await.entries.len(), 1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_with_the_rights_that_are_named_is_enough() {
+    const PAGE: &str = include_str!("../../src/replay/redis/redis.md");
+    let redis = Redis::start().await;
+    let line = PAGE.lines().find(|line| line.starts_with("ACL SETUSER hub ")).unwrap();
+    // For all logs of this test, which is what a star says.
+    let command = line.replace("news", "mine*");
+    let _: String = redis.command(&command.split(' ').collect::<Vec<_>>()).await;
+    let user = |name: &str| RedisStore::builder(format!("redis://hub:secret@{}/", redis.address)).name(name);
+    assert!(user("another's").deadline(Duration::from_millis(100)).open().await.is_err());
+    let _: String = redis.command(&["ACL", "LOG", "RESET"]).await;
+    let mine = || fresh().replace("log ", "mine-");
+    let verdict = conformance::check(async |keep| {
+        let store = match keep.events_per_topic {
+            Some(events) => user(&mine()).events_per_topic(events),
+            None => user(&mine()),
+        };
+        store.open().await.unwrap()
+    });
+    verdict.await.unwrap();
+
+    let store = user(&mine()).max_age(Duration::from_millis(50)).wait_for_replicas(1, Duration::from_millis(1));
+    let store = store.open().await.unwrap();
+    let mut feed = store.feed(store.head().await.unwrap()).unwrap();
+    let records = [record(A, "one"), Record::latest(A, "k", Event::new().data("two"))];
+    let error = store.append(records.into()).await.unwrap_err();
+    assert!(error.source().unwrap().to_string().contains("only 0 of 1"), "{error:?}");
+    assert_eq!(next_record(&mut feed).await.1, "one");
+    store.notify(vec![Notice::Control("notice".into())]).await.unwrap();
+    until("events should go", async || all(&store, A).await == ["two"]).await;
+    // Some of what is denied is not an error for the store.
+    let denied: Vec<redis::Value> = redis.command(&["ACL", "LOG"]).await;
+    assert!(denied.is_empty(), "{denied:?}");
 }
 
 #[tokio::test]

@@ -99,7 +99,8 @@ impl Node {
 
     async fn wait_for_replicas(&self, retry: &Retry) -> Result<(), CallError> {
         let Some((replicas, within)) = self.settings.replicas else { return Ok(()) };
-        let link = self.links.get(WRITES).await.map_err(|error| CallError { is_unknown: true, ..error })?;
+        let link =
+            self.links.get(WRITES, retry.left()).await.map_err(|error| CallError { is_unknown: true, ..error })?;
         let mut cmd = redis::cmd("WAIT");
         cmd.arg(replicas).arg(u64::try_from(within.as_millis()).unwrap_or(u64::MAX).max(1));
         let waited = self.links.call(&link, &cmd, retry.left()).await;

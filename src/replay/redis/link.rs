@@ -136,7 +136,12 @@ impl Links {
     }
 
     /// The connection in a slot, made anew if it failed.
-    pub(super) async fn get(&self, slot: usize) -> Result<Link, CallError> {
+    pub(super) async fn get(&self, slot: usize, at_most: Duration) -> Result<Link, CallError> {
+        let late = |_| CallError::new("the server cannot be connected to: there was no time left", false);
+        timeout(at_most, self.get_or_make(slot)).await.map_err(late)?
+    }
+
+    async fn get_or_make(&self, slot: usize) -> Result<Link, CallError> {
         let place = &self.slots[slot];
         if let Some(known) = place.known() {
             return known;

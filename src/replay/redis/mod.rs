@@ -134,7 +134,7 @@ impl Node {
     async fn notify(&self, notices: &[Notice]) -> Result<(), CallError> {
         let mut cmd = redis::cmd("PUBLISH");
         cmd.arg(&self.keys.channel).arg(Message::of_notices(notices));
-        let link = self.links.get(WRITES).await?;
+        let link = self.links.get(WRITES, self.settings.deadline).await?;
         self.links.call(&link, &cmd, self.settings.deadline).await.map(drop)
     }
 

@@ -51,7 +51,7 @@ impl Node {
         ask: &Ask,
         at_most: Duration,
     ) -> Result<(Cursor, Answer), CallError> {
-        let link = self.links.get(slot).await?;
+        let link = self.links.get(slot, at_most).await?;
         let seen = *self.seen.lock();
         let words = words(seen);
         let mut known = true;
@@ -112,7 +112,7 @@ impl Node {
     pub(super) async fn call_again(&self, slot: usize, cmd: &Cmd, retry: &mut Retry) -> Result<Value, CallError> {
         loop {
             let called = async {
-                let link = self.links.get(slot).await?;
+                let link = self.links.get(slot, retry.left()).await?;
                 self.links.call(&link, cmd, retry.left()).await
             };
             match called.await {

@@ -7,6 +7,9 @@ use super::{
 use crate::replay::ReadError;
 use std::time::Duration;
 
+/// The log remembers for twice as long what became of a batch.
+const LONGEST_DEADLINE: Duration = Duration::from_secs(5 * 60);
+
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) name: String,
@@ -86,9 +89,9 @@ impl RedisStoreBuilder {
     /// Sets how long the store tries to append, to read, or to forget before it answers that it could not: meanwhile it
     /// waits for a server that is away, and sends what had no answer again. An append whose outcome is still not known then
     /// is [unknown](crate::replay::AppendError::is_unknown). Default: 4 seconds, so that the answer comes before the hub's
-    /// [`append_timeout`](crate::HubBuilder::append_timeout) of 5.
+    /// [`append_timeout`](crate::HubBuilder::append_timeout) of 5. At most 5 minutes.
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.settings.deadline = deadline;
+        self.settings.deadline = deadline.min(LONGEST_DEADLINE);
         self
     }
 
