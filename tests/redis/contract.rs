@@ -24,6 +24,11 @@ async fn kept(redis: &Redis, name: &str, keep: Keep) -> RedisStore {
 
 async fn conforms(redis: &Redis) {
     conformance::check(async |keep| kept(redis, &fresh(), keep).await).await.unwrap();
+    let two = async |keep| {
+        let name = fresh();
+        [kept(redis, &name, keep).await, kept(redis, &name, keep).await]
+    };
+    conformance::check_nodes(two).await.unwrap();
 }
 
 #[tokio::test]
