@@ -49,6 +49,22 @@ async fn while_the_server_is_away_appends_are_refused_and_afterwards_all_goes_on
     assert_eq!(all(&store, A).await, ["before", "after"]);
 }
 
+/// Not each of them after those before it have been waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_server_is_away_all_who_read_are_told_in_time() {
+    let mut redis = Redis::start().await;
+    let store = Arc::new(builder(&redis, &fresh()).deadline(Duration::from_secs(2)).open().await.unwrap());
+    redis.kill();
+    let mut tasks = JoinSet::new();
+    for n in 0..1000 {
+        let store = Arc::clone(&store);
+        let topic: tidings::Topic = format!("topic {n}").parse().unwrap();
+        tasks.spawn(async move { store.read(Read::new(topic, ReadFrom::Earliest)).await.is_err() });
+    }
+    let told = timeout(DEADLINE, tasks.join_all()).await.expect("far less than 2 seconds for every 16 of them");
+    assert!(told.into_iter().all(|told| told));
+}
+
 /// In a time that the application sets, which here is longer than the server is away.
 #[tokio::test]
 async fn an_append_waits_for_a_server_that_comes_back() {

@@ -158,6 +158,42 @@ async fn a_batch_of_any_length_is_one_batch() {
     }
 }
 
+/// Scripts count in doubles, which are whole up to 2^53.
+#[tokio::test]
+async fn positions_are_exact_as_far_as_they_go() {
+    let redis = Redis::start().await;
+    let name = fresh();
+    let store = open(&redis, &name).await;
+    append(&store, A, "first").await;
+    let newest = (1_u64 << 53) - 20;
+    let _: i64 = redis.command(&["HSET", &format!("{{{name}}}:log"), "newest", &newest.to_string()]).await;
+    let start = store.head().await.unwrap();
+    assert_eq!(start.position(), newest);
+    let mut feed = store.feed(start).unwrap();
+    for n in 1..=12_u64 {
+        let event = Event::new().data(n.to_string());
+        let record = match n % 3 {
+            0 => Record::removal(A, "k", event),
+            1 => Record::latest(A, n.to_string(), event),
+            _ => Record::new(A, event),
+        };
+        let cursor = try_append(&store, record).await.unwrap();
+        assert_eq!(cursor.position(), newest + n);
+        assert_eq!(next_record(&mut feed).await, (cursor, n.to_string()));
+        assert!(read(&store, A, ReadFrom::After(cursor)).await.entries.is_empty());
+        let page = read(&store, A, ReadFrom::After(start.run().at(newest + n - 1))).await;
+        assert_eq!((page.entries.len(), page.entries[0].cursor()), (1, cursor));
+    }
+    // Of the last events of a key, one is left.
+    let page = read(&store, A, ReadFrom::After(start)).await;
+    let positions: Vec<_> = page.entries.iter().map(|entry| entry.cursor().position() - newest).collect();
+    assert_eq!(positions, [1, 2, 4, 5, 7, 8, 10, 11, 12]);
+    let mut late = store.feed(start).unwrap();
+    for position in positions {
+        assert_eq!(next_record(&mut late).await.0, start.run().at(newest + position));
+    }
+}
+
 #[tokio::test]
 async fn a_record_that_can_never_be_kept_is_too_large() {
     let redis = Redis::start().await;

@@ -24,6 +24,7 @@ use std::{
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
+    time::Instant,
 };
 
 /// How many calls may be under way: enough to keep the server busy, and few enough that others are not long behind them.
@@ -35,6 +36,8 @@ const PAGES: usize = 4;
 pub(super) struct Request {
     pub(super) read: Read,
     pub(super) reply: oneshot::Sender<Result<Page, ReadError>>,
+    /// Until when it may wait for its turn.
+    pub(super) until: Instant,
 }
 
 /// Those who can be answered together.
@@ -111,6 +114,12 @@ fn position(request: &Request) -> u64 {
 /// Answers a group, but for those who need a call of their own, because it did not reach them.
 async fn answer(node: Arc<Node>, mut group: Vec<Request>) -> Vec<Request> {
     group.retain(|request| !request.reply.is_closed());
+    // While the server is away, a queue is no place to be for longer than a call.
+    let now = Instant::now();
+    let (mut group, late): (Vec<_>, Vec<_>) = group.into_iter().partition(|request| request.until >= now);
+    for late in late {
+        let _ = late.reply.send(Err(ReadError::new("the server does not answer, and many wait for it")));
+    }
     group.sort_unstable_by_key(position);
     let Some(first) = group.first() else { return Vec::new() };
     let mut read = first.read.clone();
