@@ -9,6 +9,8 @@ pub(crate) mod codec;
 #[cfg_attr(docsrs, doc(cfg(feature = "conformance")))]
 pub mod conformance;
 mod cursor;
+#[cfg(feature = "durable")]
+mod durable;
 mod error;
 mod feed;
 mod page;
@@ -24,6 +26,9 @@ mod store;
 #[doc = include_str!("writing_a_store.md")]
 pub mod writing_a_store {}
 
+#[cfg(feature = "durable")]
+#[cfg_attr(docsrs, doc(cfg(feature = "durable")))]
+pub use self::durable::{Durable, DurableBuilder, DurableCheck, DurableError};
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use self::redis::{RedisStore, RedisStoreBuilder};
