@@ -90,8 +90,13 @@ impl DurableError {
 
     /// What the engine said of the log at a path.
     pub(super) fn engine(path: impl Into<PathBuf>, error: &rusqlite::Error) -> Self {
+        /// `SQLITE_IOERR_SHORT_READ`: the file ends before it should.
+        const SHORT_READ: i32 = 522;
         let path = path.into();
         let kind = match error.sqlite_error_code() {
+            Some(_) if error.sqlite_error().is_some_and(|error| error.extended_code == SHORT_READ) => {
+                Kind::Damaged(path)
+            }
             Some(ErrorCode::DiskFull) => Kind::Full(path),
             Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => Kind::NotWritable(path),
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Kind::InUse(path),

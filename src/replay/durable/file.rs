@@ -14,6 +14,7 @@ use super::{
 use crate::replay::Run;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior::Immediate, config::DbConfig};
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -102,14 +103,22 @@ impl Files {
         let lock = lock(folder)?;
         let mark = Mark::read(folder).map_err(|error| DurableError::io(folder, &error))?;
         let path = log_path(folder);
-        // Before the engine makes a new one of it.
-        let is_empty = fs::metadata(&path).map_or(true, |file| file.len() == 0);
-        if let Some(mark) = mark.filter(|_| is_empty && !options.accept_loss) {
-            let (path, acknowledged) = (folder.into(), mark.newest);
-            return Err(DurableError::new(Kind::CutShort { path, acknowledged, newest: 0 }));
+        // Where there was a log, none is made in its place.
+        let was = mark.filter(|_| !options.accept_loss).map(|mark| mark.newest);
+        if let (Some(acknowledged), true) = (was, fs::metadata(&path).map_or(true, |file| file.len() == 0)) {
+            return Err(DurableError::new(Kind::CutShort { path: folder.into(), acknowledged, newest: 0 }));
         }
         let mut db = connect(&path, false).map_err(engine)?;
-        let is_new = make(&mut db, folder)?;
+        let is_new = make(&mut db, was, folder)?;
+        if mark.is_some_and(|mark| mark.closed) {
+            // The engine does not notice that a part of the last page is missing. After a crash that is as it should be.
+            let whole = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+            let whole: i64 = db.query_row(whole, [], |row| row.get(0)).map_err(engine)?;
+            let found = fs::metadata(&path).map_err(|error| DurableError::io(folder, &error))?.len();
+            if u64::try_from(whole).is_ok_and(|whole| found < whole) {
+                return Err(DurableError::damaged(folder, format_args!("log.db has {found} of its {whole} bytes")));
+            }
+        }
         if !is_new && needs_check(options.check, mark) {
             check(&db, folder)?;
         }
@@ -184,7 +193,7 @@ pub(super) fn connect(path: &Path, reads_only: bool) -> rusqlite::Result<Connect
 }
 
 /// Makes what a log has in a new file; or sees whether there is one, of this format. Says which.
-fn make(db: &mut Connection, folder: &Path) -> Result<bool, DurableError> {
+fn make(db: &mut Connection, was: Option<i64>, folder: &Path) -> Result<bool, DurableError> {
     let engine = |error: rusqlite::Error| DurableError::engine(folder, &error);
     let tx = db.transaction_with_behavior(Immediate).map_err(engine)?;
     let number = |sql| tx.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(engine);
@@ -195,6 +204,9 @@ fn make(db: &mut Connection, folder: &Path) -> Result<bool, DurableError> {
             (APPLICATION, later) if later > FORMAT => Err(DurableError::new(Kind::Newer(folder.into(), later))),
             _ => Err(DurableError::new(Kind::Stranger(log_path(folder)))),
         };
+    }
+    if let Some(acknowledged) = was {
+        return Err(DurableError::new(Kind::CutShort { path: folder.into(), acknowledged, newest: 0 }));
     }
     tx.execute_batch(SCHEMA).map_err(engine)?;
     tx.execute_batch(&format!("PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}"))
@@ -254,16 +266,47 @@ fn check(db: &Connection, folder: &Path) -> Result<(), DurableError> {
     if verdict != "ok" {
         return Err(DurableError::damaged(folder, verdict));
     }
-    let mut select = db.prepare("SELECT position, data, sum FROM records").map_err(engine)?;
+    let (topics, newest) = check_records(db, folder)?;
+    let mut select = db.prepare("SELECT id, events, bytes, floor FROM topics").map_err(engine)?;
+    let rows = select.query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?), row.get(3)?)));
+    let rows = rows.and_then(Iterator::collect::<rusqlite::Result<Vec<(i64, Held, i64)>>>).map_err(engine)?;
+    let head: (i64, i64, i64, i64) = db
+        .query_row("SELECT newest, base, bytes, lasting_bytes FROM log", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })
+        .map_err(engine)?;
+    let floors = rows.iter().map(|(.., floor)| *floor).chain([head.1]);
+    let is_true = floors.chain([newest]).all(|position| (0..=head.0).contains(&position))
+        && rows.iter().all(|(id, held, _)| topics.get(id).copied().unwrap_or_default() == *held)
+        && topics.len() == rows.iter().filter(|(_, held, _)| held.0 > 0).count()
+        && head.2 == rows.iter().map(|(_, held, _)| held.1).sum::<i64>();
+    if is_true { Ok(()) } else { Err(DurableError::damaged(folder, "what it says of its events is not what it has")) }
+}
+
+/// How many events a topic has, and their bytes.
+type Held = (i64, i64);
+
+/// Compares each record with its checksum. What each topic has, and the newest position.
+fn check_records(db: &Connection, folder: &Path) -> Result<(HashMap<i64, Held>, i64), DurableError> {
+    let engine = |error: rusqlite::Error| DurableError::engine(folder, &error);
+    let mut select = db.prepare("SELECT position, topic, cost, data, sum FROM records").map_err(engine)?;
     let mut rows = select.query([]).map_err(engine)?;
+    let (mut topics, mut newest) = (HashMap::<i64, Held>::new(), 0);
     while let Some(row) = rows.next().map_err(engine)? {
-        let position = row.get(0).map_err(engine)?;
-        let data = row.get_ref(1).map_err(engine)?.as_blob().map_err(|error| DurableError::damaged(folder, error))?;
-        if sum(position, data) != row.get::<_, i64>(2).map_err(engine)? {
+        let whole = || -> rusqlite::Result<(i64, i64, i64, bool)> {
+            let position = row.get(0)?;
+            let data = row.get_ref(3)?.as_blob().unwrap_or_default();
+            Ok((position, row.get(1)?, row.get(2)?, sum(position, data) == row.get::<_, i64>(4)?))
+        };
+        let (position, topic, cost, is_whole) = whole().map_err(engine)?;
+        if !is_whole {
             return Err(DurableError::damaged(folder, format_args!("the checksum of position {position} is wrong")));
         }
+        let held = topics.entry(topic).or_default();
+        *held = (held.0 + 1, held.1 + cost);
+        newest = newest.max(position);
     }
-    Ok(())
+    Ok((topics, newest))
 }
 
 /// The checksum of a record, which is good only at its own position.
