@@ -288,43 +288,4 @@ pub(super) fn closed() -> DurableError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        Event,
-        replay::{Durable, Run},
-    };
-    use std::sync::mpsc::channel;
-    use tokio::sync::oneshot;
-
-    fn folder(name: &str) -> std::path::PathBuf {
-        std::env::temp_dir().join(format!("tidings-{name}-{}", Run::new_log().epoch))
-    }
-
-    #[test]
-    fn those_who_wait_share_one_commit_and_are_answered_in_their_order() {
-        let folder = folder("writer");
-        let options = Durable::builder().options;
-        let files = Files::open(&folder, &options).unwrap();
-        let (run, seen) = (files.run, Arc::<Seen>::default());
-        let (jobs, asked) = channel();
-        let topic = Topic::new("t").unwrap();
-        let mut answers = Vec::new();
-        for n in 0..64 {
-            let (reply, answer) = oneshot::channel();
-            let record = Record::new(&topic, Event::new().data(n.to_string()));
-            jobs.send(Job::Append([record].into(), reply)).unwrap();
-            answers.push(answer);
-        }
-        let (reply, forgotten) = oneshot::channel();
-        jobs.send(Job::Forget(topic, reply)).unwrap();
-        drop(jobs);
-        Writer::new(files, Log::new(options, run), asked, Arc::clone(&seen)).run();
-        for (position, mut answer) in (1..).zip(answers) {
-            assert_eq!(answer.try_recv().unwrap().unwrap(), [Ok(run.at(position))]);
-        }
-        forgotten.blocking_recv().unwrap().unwrap();
-        assert_eq!(seen.commits.load(Ordering::Relaxed), 1);
-        let _ = std::fs::remove_dir_all(&folder);
-    }
-}
+mod tests;
