@@ -348,3 +348,6 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<(), DurableError> {
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests;
