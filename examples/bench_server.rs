@@ -12,7 +12,9 @@
 //! | `--host ADDRESS` | 127.0.0.1 | where to listen |
 //! | `--port PORT` | 3000 | 0 takes a free one |
 //! | `--via hyper\|axum` | hyper | what serves HTTP; both take HTTP/1.1, and HTTP/2 with prior knowledge |
-//! | `--store ring\|redis` | ring | what keeps the log |
+//! | `--store ring\|durable\|redis` | ring | what keeps the log |
+//! | `--path DIR` | none | with `durable`: its folder |
+//! | `--sync-ms MS` | 0 | with `durable`: how often it syncs what is acknowledged; 0 is before it is |
 //! | `--redis-url URL` | `redis://127.0.0.1/` | with `redis`: where; its log is called `bench`, and shared by all that are given the same |
 //! | `--window EVENTS` | 1024 | kept ready to be sent, for each topic |
 //! | `--retain EVENTS` | 10000 | kept for those who come back, for each topic |
@@ -68,6 +70,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::{NonZeroU64, NonZeroUsize},
     ops::RangeInclusive,
+    path::PathBuf,
     pin::{Pin, pin},
     process::ExitCode,
     str::FromStr,
@@ -82,7 +85,7 @@ use tidings::{
     Drain, Event, EventType, GapPolicy, HandlerBody, Hub, KeepAlive, LagBudget, PublishError, Refusal, Snapshots,
     Start, Stats, Subscription, Topic, Topics,
     net::{Connections, MakeWithPeer},
-    replay::{Cursor, RedisStore, Ring},
+    replay::{Cursor, Durable, RedisStore, Ring},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -142,6 +145,8 @@ struct Options {
     port: u16,
     via: Via,
     store: Store,
+    path: Option<PathBuf>,
+    sync: Duration,
     redis_url: String,
     window: usize,
     retain: usize,
@@ -172,6 +177,7 @@ enum OnGap {
 #[derive(Clone, Copy)]
 enum Store {
     Ring,
+    Durable,
     Redis,
 }
 
@@ -182,6 +188,8 @@ impl Options {
             port: 3000,
             via: Via::Hyper,
             store: Store::Ring,
+            path: None,
+            sync: Duration::ZERO,
             redis_url: "redis://127.0.0.1/".to_owned(),
             window: 1024,
             retain: 10_000,
@@ -205,8 +213,11 @@ impl Options {
                 "--port" => options.port = parsed(&name, &value()?)?,
                 "--via" => options.via = one_of(&name, &value()?, &[("hyper", Via::Hyper), ("axum", Via::Axum)])?,
                 "--store" => {
-                    options.store = one_of(&name, &value()?, &[("ring", Store::Ring), ("redis", Store::Redis)])?;
+                    let choices = [("ring", Store::Ring), ("durable", Store::Durable), ("redis", Store::Redis)];
+                    options.store = one_of(&name, &value()?, &choices)?;
                 }
+                "--path" => options.path = Some(value()?.into()),
+                "--sync-ms" => options.sync = ms(&name, &value()?)?,
                 "--redis-url" => options.redis_url = value()?,
                 "--window" => options.window = parsed(&name, &value()?)?,
                 "--retain" => options.retain = parsed(&name, &value()?)?,
@@ -260,6 +271,16 @@ impl Options {
             Store::Ring => {
                 let ring = Ring::new().events_per_topic(self.retain);
                 Ok(hub.ring(ring.bytes_per_topic(usize::MAX).total_bytes(usize::MAX).max_age(Duration::MAX)).build())
+            }
+            Store::Durable => {
+                let path = self.path.as_ref().ok_or_else(|| io::Error::other("--store durable needs --path"))?;
+                let log = Durable::builder().events_per_topic(self.retain).max_age(Duration::MAX);
+                let mut log = log.bytes_per_topic(usize::MAX).total_bytes(usize::MAX);
+                if !self.sync.is_zero() {
+                    log = log.sync_every(self.sync);
+                }
+                let log = log.open(path).await.map_err(io::Error::other)?;
+                hub.open(log).await.map_err(io::Error::other)
             }
             Store::Redis => {
                 let store = RedisStore::builder(&self.redis_url).name("bench").events_per_topic(self.retain);
