@@ -325,23 +325,34 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<(), DurableError> {
     if target.try_exists().map_err(system)? {
         return Err(DurableError::new(Kind::Exists(to.into())));
     }
-    let make = || -> Result<(), DurableError> {
+    // Written under another name, so that what has the right one is whole.
+    let part = to.join("log.db.part");
+    let Some(name) = part.to_str() else {
+        return Err(DurableError::option(format!(
+            "{}: the name of the folder for a copy has to be UTF-8",
+            to.display()
+        )));
+    };
+    let remove = || match fs::remove_file(&part) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(system(error)),
+        _ => Ok(()),
+    };
+    let write = || {
         let source = connect(&log_path(from), true).map_err(|error| DurableError::engine(from, &error))?;
         let engine = |error: rusqlite::Error| DurableError::engine(to, &error);
-        // Written under another name, so that what has the right one is whole.
-        let part = to.join("log.db.part");
-        if part.try_exists().map_err(system)? {
-            fs::remove_file(&part).map_err(system)?;
-        }
-        source.execute("VACUUM INTO ?1", [part.to_string_lossy()]).map_err(engine)?;
+        source.execute("VACUUM INTO ?1", [name]).map_err(engine)?;
         let copy = Connection::open(&part).map_err(engine)?;
         copy.execute("UPDATE log SET copied = 1", []).map_err(engine)?;
         copy.close().map_err(|(_, error)| engine(error))?;
-        File::open(&part).and_then(|file| file.sync_all()).map_err(system)?;
-        fs::rename(&part, &target).map_err(system)?;
-        sync_folder(to).map_err(system)
+        File::open(&part).and_then(|file| file.sync_all()).map_err(system)
     };
-    make()
+    // Of one that was interrupted.
+    remove()?;
+    if let Err(error) = write() {
+        remove()?;
+        return Err(error);
+    }
+    fs::rename(&part, &target).and_then(|()| sync_folder(to)).map_err(system)
 }
 
 /// Brings the names of the files to the disk.

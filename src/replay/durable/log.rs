@@ -13,7 +13,7 @@ use crate::{
 };
 use rusqlite::{OptionalExtension as _, Transaction};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     time::{Duration, SystemTime},
 };
 
@@ -207,10 +207,9 @@ impl Log {
 
     /// The same for a topic by its number.
     pub(super) fn load_row(&mut self, tx: &Transaction<'_>, id: i64) -> rusqlite::Result<()> {
-        if !self.topics.contains_key(&id) {
+        if let Entry::Vacant(place) = self.topics.entry(id) {
             let sql = "SELECT id, floor, events, bytes, ended, ended_at FROM topics WHERE id = ?1";
-            let row = tx.prepare_cached(sql)?.query_row([id], row_from)?;
-            self.topics.insert(id, row);
+            place.insert(tx.prepare_cached(sql)?.query_row([id], row_from)?);
         }
         Ok(())
     }

@@ -35,7 +35,7 @@ use std::{
 };
 use tokio::{runtime::Handle, sync::oneshot};
 
-#[doc = include_str!("guide.md")]
+#[doc = include_str!("durable.md")]
 pub struct Durable {
     folder: PathBuf,
     run: Run,

@@ -74,7 +74,7 @@ impl Writer {
     /// Works until the store is dropped, and closes the log.
     pub(super) fn run(mut self) {
         // What fails is tried again where a topic is appended to.
-        let _ = self.transact(true, |log, tx| log.bound_topics(tx));
+        let _ = self.transact(true, Log::bound_topics);
         while let Some(jobs) = self.next() {
             if self.seen.unsure.load(Ordering::Acquire) {
                 if let Err(error) = self.fence() {
@@ -279,7 +279,9 @@ impl Job {
 }
 
 fn refuse(jobs: Vec<Job>, why: &DurableError) {
-    jobs.into_iter().for_each(|job| job.refuse(why));
+    for job in jobs {
+        job.refuse(why);
+    }
 }
 
 /// What those get who come too late.
