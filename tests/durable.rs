@@ -144,11 +144,11 @@ async fn a_topic_keeps_so_many_bytes() {
     let folder = Folder::new();
     let log = Durable::builder().bytes_per_topic(8192).open(folder.path()).await.unwrap();
     append(&log, [event(B, "b")]).await;
-    let long = |n: usize| format!("{n}{}", "x".repeat(2500));
+    let text = |n: usize| format!("{n}{}", "x".repeat(2500));
     for n in 0..6 {
-        append(&log, [event(A, &long(n))]).await;
+        append(&log, [event(A, &text(n))]).await;
     }
-    assert_eq!(held(&log, A).await, [long(3), long(4), long(5)]);
+    assert_eq!(held(&log, A).await, [text(3), text(4), text(5)]);
     assert_eq!((read(&log, A, ReadFrom::Earliest).await.floor, held(&log, B).await), (4, vec!["b".to_owned()]));
     let outcomes = append(&log, [event(A, &"x".repeat(9000)), event(A, "last")]).await;
     assert_eq!(outcomes[0], Err(Refused::TooLarge));
@@ -161,9 +161,9 @@ async fn all_topics_together_keep_so_many_bytes_and_state_outlasts_history() {
     let log = Durable::builder().total_bytes(40_000).open(folder.path()).await.unwrap();
     let state = Topic::from_static("state");
     append(&log, [Record::latest(&state, "k", Event::new().data("the state"))]).await;
-    let long = "x".repeat(1000);
+    let text = "x".repeat(1000);
     for n in 0..100 {
-        append(&log, [event(Topic::new(format!("topic {}", n % 10)).unwrap(), &long)]).await;
+        append(&log, [event(Topic::new(format!("topic {}", n % 10)).unwrap(), &text)]).await;
     }
     let mut count = 0;
     for n in 0..10 {
@@ -176,7 +176,7 @@ async fn all_topics_together_keep_so_many_bytes_and_state_outlasts_history() {
     assert_eq!(read(&log, state.clone(), ReadFrom::Earliest).await.floor, 0);
     // Unless it is state that takes the room.
     for n in 0..100 {
-        append(&log, [Record::latest(&state, n.to_string(), Event::new().data(&long))]).await;
+        append(&log, [Record::latest(&state, n.to_string(), Event::new().data(&text))]).await;
     }
     let page = read(&log, state, ReadFrom::Earliest).await;
     assert!(page.floor > 0 && page.entries.len() < 38, "{}", page.entries.len());

@@ -117,7 +117,10 @@ async fn kill_again_and_again() {
         if let Some(failed) = clients.try_join_next() {
             failed.unwrap();
         }
-        acknowledged.extend(more);
+        for (position, text) in more {
+            let older = acknowledged.insert(position, text);
+            assert_eq!(older, None, "position {position} was acknowledged before");
+        }
         // A copy, so that it is the next server that finds what the kill has left.
         let copy = folder.another();
         if path.exists() {
@@ -213,7 +216,8 @@ impl Server {
                 (words.next(), words.next(), words.next(), words.next())
             {
                 if text.split('-').filter(|part| !part.is_empty()).count() == 3 {
-                    acknowledged.insert(position.parse().unwrap(), text.to_owned());
+                    let older = acknowledged.insert(position.parse().unwrap(), text.to_owned());
+                    assert_eq!(older, None, "position {position} was acknowledged before");
                 }
             }
         }

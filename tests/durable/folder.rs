@@ -1,4 +1,5 @@
 //! [`Folder`]: a folder of a test's own, which is gone when the test ends.
+#![allow(dead_code, reason = "each test target uses its own part of this")]
 
 use std::{
     path::{Path, PathBuf},
@@ -40,7 +41,6 @@ fn number() -> u64 {
 }
 
 /// What is in a folder, copied into another.
-#[allow(dead_code, reason = "not all who use this module copy")]
 pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for file in std::fs::read_dir(from).unwrap() {
