@@ -48,8 +48,9 @@ const SCHEMA: &str = "
         newest    INTEGER NOT NULL,   -- never falls, whatever is removed
         forgotten INTEGER NOT NULL    -- the one floor of all topics that have no row
     ) STRICT;
-    CREATE TABLE IF NOT EXISTS runs (
-        number    INTEGER PRIMARY KEY,
+    CREATE TABLE IF NOT EXISTS openings (
+        ordinal   INTEGER PRIMARY KEY,
+        run       INTEGER NOT NULL UNIQUE,
         began     INTEGER NOT NULL
     ) STRICT;
     CREATE TABLE IF NOT EXISTS topics (
@@ -98,10 +99,9 @@ impl SqliteStore {
         tx.execute("INSERT OR IGNORE INTO log VALUES (1, ?1, 0, 0)", [Run::new_log().epoch.to_be_bytes()])?;
         let (epoch, newest) =
             tx.query_row("SELECT epoch, newest FROM log", [], |row| Ok((row.get(0)?, row.get::<_, u64>(1)?)))?;
-        // By the clock, because a file that was restored from a copy does not know the runs that came after the copy.
-        let number =
-            tx.query_row("SELECT max(ifnull(max(number), 0) + 1, unixepoch()) FROM runs", [], |row| row.get(0))?;
-        tx.execute("INSERT INTO runs VALUES (?1, ?2)", (number, newest))?;
+        // Drawn, because a file that was restored from a copy does not know the runs that came after the copy.
+        let begin = "INSERT INTO openings (run, began) VALUES (abs(random() % 4294967296), ?1) RETURNING run";
+        let number = tx.query_row(begin, [newest], |row| row.get(0))?;
         tx.commit()?;
         let run = Run { epoch: u64::from_be_bytes(epoch), number };
         Ok(Self(Arc::new(Shared { db: Mutex::new(db), run, keep })))
@@ -252,8 +252,7 @@ impl Shared {
         if run == self.run {
             return Ok(position > newest);
         }
-        // Numbers rise, so the runs after it are those with higher ones.
-        let good = "SELECT min(began) FROM runs WHERE number > ?1 AND ?1 IN (SELECT number FROM runs)";
+        let good = "SELECT min(began) FROM openings WHERE ordinal > (SELECT ordinal FROM openings WHERE run = ?1)";
         let good: Option<u64> = db.prepare_cached(good)?.query_row([run.number], |row| row.get(0))?;
         Ok(run.epoch != self.run.epoch || good.is_none_or(|good| position > good))
     }

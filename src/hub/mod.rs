@@ -188,6 +188,9 @@ impl Hub {
     /// The event is stored when this returns, and on its way to all who follow the topic. Events are received in the
     /// order in which they were published. Over the [`Ring`] this never waits, and so never yields to other tasks.
     ///
+    /// Over a [log that nodes share](crate::replay::ReplayStore::feed) this hub learns of its own events as the others do, a
+    /// little after this returns: who subscribes in between gets the event, though it was published before.
+    ///
     /// # Errors
     ///
     /// When the topic is finished, the event is too large, or the store did not take it; after

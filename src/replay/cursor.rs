@@ -13,13 +13,13 @@ use std::{
 /// One opening of one log: positions of the same run can be compared, positions of different runs cannot.
 ///
 /// The epoch is drawn at random when a log is created, so that an id of another deployment, or of a log that was lost,
-/// is recognised. The number rises whenever the log is opened anew or may have been rewound, because positions past the
-/// point where it was opened may be given a second time.
+/// is recognised. The number is another one whenever the log is opened anew or may have been rewound, because positions past
+/// the point where it was opened may be given a second time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Run {
     /// Which log.
     pub epoch: u64,
-    /// Which opening of that log, from 0.
+    /// Which opening of that log. The first may have 0; to be sure that no other has the same, draw it.
     pub number: u32,
 }
 

@@ -18,7 +18,8 @@ use std::{pin::Pin, sync::Arc};
 /// # For implementors
 ///
 /// The conformance suite (`tidings::replay::conformance`, feature `conformance`) checks these rules; the repository's
-/// `examples/custom_store.rs` is a store over `SQLite` that keeps them.
+/// `examples/custom_store.rs` is a store over `SQLite` that keeps them, and the page `tidings::replay::writing_a_store` says
+/// how to do that over PostgreSQL, for one process or several.
 ///
 /// **Order.** The store *must* give every record a position higher than any it gave before in this run, over all topics
 /// together, in the order of the batch, and with no record of another batch between. Positions *may* skip numbers; they
@@ -27,11 +28,12 @@ use std::{pin::Pin, sync::Arc};
 /// a later number can commit first.
 ///
 /// **Runs.** The store *must* draw an epoch ([`Run::new_log`](super::Run::new_log)) when it creates a log and keep it
-/// with the log. Each time the log is opened, and whenever it may have lost what it had, the store *must* begin a new run
-/// and keep the position at which it began. Its number *must* be one that no run of the log ever had. A log that can be
-/// restored from an older copy does not know them all, and had better take the number from the clock. A cursor of an older
-/// run is good up to the lowest position at which a later run began, and foreign past it. Every cursor that the store
-/// returns *must* be of its present run, also that of a record of an older one.
+/// with the log. Whenever the log may have lost what it had, the store *must* begin a new run and keep the position at
+/// which it began; a log of one process begins one each time it is opened, because that process may have crashed. Its
+/// number *must* be one that no run of the log ever had. A log that can be restored from an older copy does not know them
+/// all, and the clock gives the same twice within its unit, so draw it at random. A cursor of an older run is good up to the
+/// lowest position at which a later run began, and foreign past it. Every cursor that the store returns *must* be of its
+/// present run, also that of a record of an older one.
 ///
 /// **Append.** Either a record is stored and its cursor returned, or it is [`Refused`] and leaves no trace; one outcome
 /// for each record, in order. A refused record *must not* fail the others of its batch. A record for a finished topic
@@ -44,7 +46,7 @@ use std::{pin::Pin, sync::Arc};
 /// refused with [`Refused::Duplicate`] and the place of that record, before anything else is looked at: also if that was
 /// earlier in the same batch, is no longer held, or was the end of the topic. The store says for how long it remembers
 /// keys; five minutes is usual. The key of a record that was refused *must not* be remembered, and another topic's key is
-/// another key. A store that remembers none *must* refuse each record that has one, with [`Refused::Other`].
+/// another key. Those of a forgotten topic *may* be forgotten with it. A store that remembers none *must* refuse each record that has one, with [`Refused::Other`].
 ///
 /// **Read.** A page *must* come from one consistent view of the log. It *must* have every record of the asked topics
 /// that is held between where the read began and `through`, and none of any other topic, whatever the cursor says. It
@@ -78,21 +80,23 @@ use std::{pin::Pin, sync::Arc};
 /// appended, by whomever, also through this store. It *must not* leave a record out without a [`FeedItem::Skip`](super::FeedItem::Skip) to a
 /// place at or past it, unless a newer one of its key has taken its place; so a feed that is notified of what is appended
 /// *must* find out what it was not notified of, also if nothing more is appended. Where another run begins, it *must* say
-/// so with a `Skip` to a place in it. [`forget`](Self::forget) has its place in that order. It *must not* end: it goes on
+/// so with a `Skip` to a place in it. [`forget`](Self::forget) has its place in that order; a `Skip` past it will do, where
+/// what came before it is no longer known. The feed hears notices from when it is first polled. It *must not* end: it goes on
 /// by itself when the log is within reach again, and says [`FeedItem::Lost`](super::FeedItem::Lost) and [`FeedItem::Caught`](super::FeedItem::Caught) around that time. A
 /// log that is opened by one more node while others have it open is *not* opened anew: no run begins by that.
 ///
 /// **Records.** Topic, kind, body, time, key and labels *must* be returned as they were given, the time to within a
 /// millisecond. Encode [`Topic::as_key`], [`Kind::as_str`](super::Kind::as_str) and [`Record::body`] as they are; rebuild
-/// with [`Record::from_stored`]. An end is a record like others, with or without a body.
+/// with [`Record::from_stored`]. Keys, labels and values are any text of any length up to what
+/// [`max_event_bytes`](crate::HubBuilder::max_event_bytes) allows, also empty, with NUL, or alike but for their case. An end is a record like others, with or without a body.
 ///
 /// **Failures.** Over a store that has a feed, what was stored is shown when the feed brings it, whatever the publisher was
 /// answered, and the hub asks nothing after an unknown append. Over any other, it asks again only where nothing else could be right: after an unknown append it reads what follows
 /// its last position, at once, and then every 50 ms, twice that, and so on up to 5 s, until that is answered; meanwhile
 /// nothing is appended, and publishers are refused. It never repeats an append. A read that fails, or is not answered
 /// within [`read_timeout`](crate::HubBuilder::read_timeout), fails its subscription, whose client comes back by itself at
-/// a time that was drawn for it; so does one of [`forget`](Self::forget), which is then as if it were not known whether
-/// the topic is forgotten.
+/// a time that was drawn for it. A [`forget`](Self::forget) that fails, or whose future was dropped after that time, is as if
+/// it were not known whether the topic is forgotten.
 ///
 /// Methods take owned arguments, so that an implementation can move them to a thread where it may block
 /// (`tokio::task::spawn_blocking`).

@@ -131,7 +131,8 @@ where
 /// Checks a store that outlives the process by the rules for a log that is opened again.
 ///
 /// `open` opens the same log each time; at the first call it is new. The store that came before is dropped by then. To
-/// check what the end of a process leaves, let `open` copy what a running store has on disk, and open the copy.
+/// check what the end of a process leaves, let `open` copy what a running store has on disk, and open the copy. Each opening
+/// is to begin a run: of a log that nodes share, let `open` do first what begins one, such as to restart the server.
 ///
 /// # Errors
 ///
