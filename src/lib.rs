@@ -33,7 +33,7 @@
 //!
 //! - The *window* is the recent end of the log in memory: events encoded once, shared by all.
 //! - Behind it is a [`ReplayStore`](replay::ReplayStore), the longer log: the in-memory [`Ring`](replay::Ring) unless the
-//!   hub is given another.
+//!   hub is given another, such as one on disk or in Redis.
 //! - A subscription reads from the window where its position is in it, and page by page from the store where it is not.
 //!   Only if the store no longer has what it needs is there a [`Gap`], and a gap is always reported.
 //!
@@ -79,8 +79,16 @@
 //! | a snapshot fails, or takes too long | the same | [`SubscriptionError::is_snapshot`] |
 //! | the store refuses an event | nothing | [`PublishError`] |
 //! | the store does not say whether it took an event, or not in time | the event, once, if it was taken, as soon as the store says so | [`PublishError::is_unknown`]; until then, others are refused |
+//! | an event is [published again](replay::Record::with_idempotency_key) under its idempotency key | nothing | the place of the first |
 //! | a publisher is gone before the store answers | the event, if it was taken | nothing |
+//! | this node is cut off from the [log that it shares](replay::ReplayStore::feed) | heartbeats; what it missed, once the node hears again | [`Stats::feed`] |
+//! | it comes back to another node of that log | as to the same one | the same |
+//! | that log is lost, rewound, or replaced by a failover | a gap, if it may have missed something, then what is new | [`Message::Gap`], [`Stats::feed`] |
 //! | the store does not forget a topic, or not in time | what the store still has | the error of [`Hub::forget`] |
+//!
+//! Over a log that nodes share, the window shows what the store's [feed](replay::Feed) brings, from all nodes in one order.
+//! Ephemeral events, [`Hub::end_topic`], [`Hub::end_labelled`], [`Hub::stop`] and the heartbeats of clients reach all nodes.
+//! Presence, limits, [`Hub::end_where`], created topics, drains and [`Stats`] are each node's own.
 //!
 //! Ends can be announced by an event with their reason ([`HubBuilder::announce_ends`]). The names that clients see are
 //! [`Names`]. How often a store is asked again stands in [`ReplayStore`](replay::ReplayStore).
@@ -116,6 +124,8 @@
 //! | `json` | yes | `Event::json` |
 //! | `net` | no | `net`: write deadline, dead-peer timeout and kill switch, for a server on hyper |
 //! | `axum-serve` | no | the same as a listener for `axum::serve` |
+//! | `durable` | no | `replay::Durable`: the log on disk, so that ids outlive the process |
+//! | `redis` | no | `replay::RedisStore`: a log in Redis or Valkey that several nodes share |
 //! | `client-heartbeats` | no | [`HubBuilder`]`::client_heartbeats` and `HeartbeatHandler`: clients say that they are there |
 //! | `metrics` | no | [`Stats`]`::record`: a hub's numbers by the `metrics` facade, for Prometheus and others |
 //! | `tracing` | no | a span for each subscription, and what goes wrong with a store: see [`Subscription`] |
@@ -134,8 +144,8 @@
 //!
 //! # What it is not for
 //!
-//! Messages from client to server (use a web socket), work that is to be done once by one of several workers (use a
-//! queue), or, yet, one log for several processes.
+//! Messages from client to server (use a web socket), or work that is to be done once by one of several workers (use a
+//! queue).
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![doc(test(attr(deny(warnings), allow(dead_code, unused_variables))))]

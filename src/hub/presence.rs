@@ -17,7 +17,7 @@ use std::{
 /// Changes that wait for a watcher who does not look. More than that, and it is told how many it missed.
 const MOST_WAITING: usize = 65_536;
 
-/// Who follows a topic: from [`Hub::presence`]. It is about this process.
+/// Who follows a topic: from [`Hub::presence`]. It is about this node: where several share a log, each knows its own.
 ///
 /// A subscription is there from when it is served, or first read as a stream, until its response is over or dropped,
 /// however that happens. One whose client vanished is there until the server notices.

@@ -26,7 +26,8 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// How many subscriptions one key may have at a time: one user, one address, one tenant.
+/// How many subscriptions one key may have at a time: one user, one address, one tenant. Each node counts its own: where
+/// several share a log, and clients can come to any of them, all of them together may let in so many times as many.
 ///
 /// Behind a proxy, the address of the connection is the proxy's: take the one that it passes on, in `x-forwarded-for` or
 /// `forwarded`, if only the proxy can set that.
