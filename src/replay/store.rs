@@ -19,7 +19,7 @@ use std::{pin::Pin, sync::Arc};
 ///
 /// The conformance suite (`tidings::replay::conformance`, feature `conformance`) checks these rules; the repository's
 /// `examples/custom_store.rs` is a store over `SQLite` that keeps them, and the page `tidings::replay::writing_a_store` says
-/// how to do that over PostgreSQL, for one process or several.
+/// how to do that over `PostgreSQL`, for one process or several.
 ///
 /// **Order.** The store *must* give every record a position higher than any it gave before in this run, over all topics
 /// together, in the order of the batch, and with no record of another batch between. Positions *may* skip numbers; they
