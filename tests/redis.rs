@@ -4,6 +4,8 @@
 
 #[path = "redis/away.rs"]
 mod away;
+#[path = "redis/chaos.rs"]
+mod chaos;
 #[path = "redis/contract.rs"]
 mod contract;
 #[path = "redis/feed.rs"]

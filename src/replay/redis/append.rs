@@ -4,7 +4,7 @@
 
 use super::{
     lane::Ticket,
-    link::{CallError, WRITES},
+    link::{CallError, Link, WRITES},
     node::{Node, Retry},
     script::{Answer, Ask, Malformed},
 };
@@ -84,7 +84,8 @@ impl Node {
         outcomes: &mut [Option<Result<Cursor, Refused>>],
         retry: &Retry,
     ) -> Result<(), CallError> {
-        let (head, answer) = self.ask(WRITES, &self.scripts.append, ask, retry.left()).await?;
+        let link = self.links.get(WRITES, retry.left()).await?;
+        let (head, answer) = self.ask_on(&link, &self.scripts.append, ask, retry.left()).await?;
         let open = outcomes.iter_mut().filter(|outcome| outcome.is_none());
         let malformed = |error: Malformed| CallError { is_passing: false, ..CallError::new(error, true) };
         let entered: Vec<_> = read_outcomes(head, answer).map_err(malformed)?;
@@ -92,18 +93,17 @@ impl Node {
         if entered.len() != open.len() {
             return Err(malformed(Malformed));
         }
-        self.wait_for_replicas(retry).await?;
+        self.wait_for_replicas(&link, retry).await?;
         open.into_iter().zip(entered).for_each(|(open, entered)| *open = Some(entered));
         Ok(())
     }
 
-    async fn wait_for_replicas(&self, retry: &Retry) -> Result<(), CallError> {
+    /// On the connection that has appended: it is what was written there that is waited for.
+    async fn wait_for_replicas(&self, link: &Link, retry: &Retry) -> Result<(), CallError> {
         let Some((replicas, within)) = self.settings.replicas else { return Ok(()) };
-        let link =
-            self.links.get(WRITES, retry.left()).await.map_err(|error| CallError { is_unknown: true, ..error })?;
         let mut cmd = redis::cmd("WAIT");
         cmd.arg(replicas).arg(u64::try_from(within.as_millis()).unwrap_or(u64::MAX).max(1));
-        let waited = self.links.call(&link, &cmd, retry.left()).await;
+        let waited = self.links.call(link, &cmd, retry.left()).await;
         match waited.map_err(|error| CallError { is_unknown: true, ..error })? {
             redis::Value::Int(have) if have >= i64::from(replicas) => Ok(()),
             redis::Value::Int(have) => {

@@ -6,7 +6,7 @@
 use super::{
     keys::Keys,
     lane::Lanes,
-    link::{CallError, Links, WRITES},
+    link::{CallError, Link, Links, WRITES},
     script::{Answer, Ask, Malformed, Script, Scripts},
     settings::Settings,
 };
@@ -52,12 +52,23 @@ impl Node {
         at_most: Duration,
     ) -> Result<(Cursor, Answer), CallError> {
         let link = self.links.get(slot, at_most).await?;
+        self.ask_on(&link, script, ask, at_most).await
+    }
+
+    /// The same on a connection that is needed for more.
+    pub(super) async fn ask_on(
+        &self,
+        link: &Link,
+        script: &Script,
+        ask: &Ask,
+        at_most: Duration,
+    ) -> Result<(Cursor, Answer), CallError> {
         let seen = *self.seen.lock();
         let words = words(seen);
         let mut known = true;
         let value = loop {
             let cmd = ask.command(script, known, &self.keys, &words);
-            match self.links.call(&link, &cmd, at_most).await {
+            match self.links.call(link, &cmd, at_most).await {
                 // A server that was started anew has forgotten it, and did nothing.
                 Err(error) if error.is_no_script && known => known = false,
                 answered => break answered?,
