@@ -105,9 +105,7 @@ impl ReplayStore for RedisStore {
     async fn read(&self, read: Read) -> Result<Page, ReadError> {
         let (reply, page) = oneshot::channel();
         let stopped = |_| ReadError::new("the store's runtime has ended");
-        self.reads
-            .send(Request { read, reply, until: Instant::now() + self.node.settings.deadline })
-            .map_err(stopped)?;
+        self.reads.send(Request { read, reply, since: Instant::now() }).map_err(stopped)?;
         page.await.unwrap_or_else(|lost| Err(ReadError::new(lost)))
     }
 

@@ -1,8 +1,9 @@
 //! Reading for many at once: who asks for the same topics while others wait is answered by one call.
 //!
 //! A node has no more than so many calls under way. Who comes meanwhile waits, and those who wait for the same topics are one
-//! group: the log is read once from where the first of them is, and each is given its part, as far as it goes. So any
-//! number of clients that come back at once are one sweep over what they missed, not a read for each of them.
+//! group: the log is read from where the one is that has waited longest, and who is further on is given its part, as far as
+//! it goes. So any number of clients that come back at once are a few sweeps over what they missed, not a read for each of
+//! them, and none of them waits for the others to have all of it.
 //!
 //! Invariant: a call is sent after all whom it answers have asked, so that nobody reads the past; and a page is what a read of
 //! its own would have been.
@@ -36,8 +37,7 @@ const PAGES: usize = 4;
 pub(super) struct Request {
     pub(super) read: Read,
     pub(super) reply: oneshot::Sender<Result<Page, ReadError>>,
-    /// Until when it may wait for its turn.
-    pub(super) until: Instant,
+    pub(super) since: Instant,
 }
 
 /// Those who can be answered together.
@@ -84,22 +84,32 @@ impl Waiting {
 /// Answers those who read, until there can be no more of them.
 pub(super) async fn serve(node: Arc<Node>, mut requests: mpsc::UnboundedReceiver<Request>) {
     let mut waiting = Waiting::default();
-    let mut calls = JoinSet::new();
+    let mut calls: JoinSet<Result<Vec<Request>, Away>> = JoinSet::new();
+    let mut is_away = false;
     loop {
         tokio::select! {
             request = requests.recv() => match request {
                 Some(request) => waiting.add(request),
                 None => return,
             },
-            // One that panicked has dropped its requests, which is an answer.
-            Some(rest) = calls.join_next() => rest.into_iter().flatten().for_each(|request| waiting.add(request)),
+            Some(answered) = calls.join_next() => match answered {
+                Ok(Ok(rest)) => {
+                    is_away = false;
+                    for request in rest {
+                        waiting.add(request);
+                    }
+                }
+                Ok(Err(Away)) => is_away = true,
+                // One that panicked has dropped its requests, which is an answer.
+                Err(_) => {}
+            },
         }
         while let Ok(request) = requests.try_recv() {
             waiting.add(request);
         }
         while calls.len() < CALLS {
             let Some(group) = waiting.next() else { break };
-            calls.spawn(answer(Arc::clone(&node), group));
+            calls.spawn(answer(Arc::clone(&node), group, is_away));
         }
     }
 }
@@ -111,17 +121,26 @@ fn position(request: &Request) -> u64 {
     }
 }
 
+/// A group was told that the server does not answer.
+struct Away;
+
 /// Answers a group, but for those who need a call of their own, because it did not reach them.
-async fn answer(node: Arc<Node>, mut group: Vec<Request>) -> Vec<Request> {
+async fn answer(node: Arc<Node>, mut group: Vec<Request>, is_away: bool) -> Result<Vec<Request>, Away> {
     group.retain(|request| !request.reply.is_closed());
-    // While the server is away, a queue is no place to be for longer than a call.
-    let now = Instant::now();
-    let (mut group, late): (Vec<_>, Vec<_>) = group.into_iter().partition(|request| request.until >= now);
-    for late in late {
-        let _ = late.reply.send(Err(ReadError::new("the server does not answer, and many wait for it")));
+    if is_away {
+        // Each is tried for the time that it may be, and not only once those before it have been.
+        let longest = node.settings.deadline;
+        let (late, in_time): (Vec<_>, Vec<_>) =
+            group.into_iter().partition(|request| request.since.elapsed() > longest);
+        group = in_time;
+        for late in late {
+            let _ = late.reply.send(Err(ReadError::new("the server does not answer, and many wait for it")));
+        }
+        if group.is_empty() {
+            return Err(Away);
+        }
     }
-    group.sort_unstable_by_key(position);
-    let Some(first) = group.first() else { return Vec::new() };
+    let Some(first) = group.iter().min_by_key(|request| request.since) else { return Ok(Vec::new()) };
     let mut read = first.read.clone();
     if group.iter().any(|other| position(other) != position(first)) {
         // With more than one page, so that those who are further on are reached as well.
@@ -138,7 +157,7 @@ async fn answer(node: Arc<Node>, mut group: Vec<Request>) -> Vec<Request> {
             for request in group {
                 let _ = request.reply.send(Err(ReadError::new(error.clone())));
             }
-            return Vec::new();
+            return Err(Away);
         }
     };
     let mut rest = Vec::new();
@@ -148,12 +167,14 @@ async fn answer(node: Arc<Node>, mut group: Vec<Request>) -> Vec<Request> {
             None => rest.push(request),
         }
     }
-    rest
+    Ok(rest)
 }
 
 /// What one call brought.
 struct Found {
     head: Cursor,
+    /// From where it was read.
+    after: u64,
     /// How far cursors of the run that was asked for are good.
     good: Option<u64>,
     through: u64,
@@ -171,6 +192,9 @@ impl Found {
             after = cursor.position();
             if self.good.is_none_or(|good| after > good) {
                 return Some(Page::foreign(self.head));
+            }
+            if after < self.after {
+                return None;
             }
         }
         let (max_events, max_bytes) = (read.max_events.max(1), read.max_bytes.max(1));
@@ -216,6 +240,7 @@ impl Node {
             let good: i64 = answer.number()?;
             let mut found = Found {
                 head,
+                after: position,
                 good: u64::try_from(good).ok(),
                 through: answer.number()?,
                 floor: answer.number()?,
