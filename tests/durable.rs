@@ -103,6 +103,21 @@ async fn what_is_acknowledged_is_there_when_it_is_opened_again() {
 }
 
 #[tokio::test]
+async fn a_log_that_was_closed_is_one_whole_file() {
+    let folder = Folder::new();
+    for text in ["1", "2"] {
+        let log = Durable::open(folder.path()).await.unwrap();
+        append(&log, [event(A, text)]).await;
+        assert!(held(&log, A).await.ends_with(&[text.to_owned()]));
+        drop(log);
+        let files = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name());
+        let mut files: Vec<_> = files.map(|name| name.into_string().unwrap()).collect();
+        files.sort();
+        assert_eq!(files, ["lock", "log.db", "mark"]);
+    }
+}
+
+#[tokio::test]
 async fn each_opening_has_a_number_of_its_own_also_in_the_same_second_and_over_an_older_copy() {
     let folder = Folder::new();
     let (log, old) = (folder.another(), folder.another());

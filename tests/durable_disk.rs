@@ -15,7 +15,10 @@ use tidings::{
 };
 
 const T: Topic = Topic::from_static("t");
-const TEXT: usize = 3000;
+const SYNC: Duration = Duration::from_millis(10);
+/// So that it is not always the same write for which there is no room.
+const SIZES: [&str; 12] =
+    ["3000k", "3004k", "3008k", "3012k", "3016k", "3020k", "3024k", "3028k", "3032k", "3036k", "3040k", "3044k"];
 
 /// A disk of its own, until it is dropped.
 struct Disk(Folder);
@@ -48,8 +51,9 @@ fn mount(arguments: &[&str], on: &Path) {
     assert!(status.success(), "mount {arguments:?}: this test needs root, and a system that lets it mount");
 }
 
+/// An event of some size of its own.
 async fn publish(hub: &Hub, n: usize) -> Result<(), PublishError> {
-    hub.publish(T, Event::new().data(format!("{n} {}", "x".repeat(TEXT)))).await.map(drop)
+    hub.publish(T, Event::new().data(format!("{n} {}", "x".repeat(n * 37 % 4000)))).await.map(drop)
 }
 
 async fn expect(subscription: &mut Subscription, numbers: std::ops::Range<usize>) {
@@ -70,8 +74,8 @@ fn whole(error: &dyn Error) -> String {
     text
 }
 
-async fn fill_and_make_room(builder: DurableBuilder) {
-    let disk = Disk::new("3m");
+async fn fill_and_make_room(builder: DurableBuilder, size: &str) {
+    let disk = Disk::new(size);
     let (path, ballast) = (disk.path().join("log"), disk.path().join("ballast"));
     std::fs::write(&ballast, vec![1; 1 << 20]).unwrap();
     // So that whoever is behind reads from the disk.
@@ -89,11 +93,12 @@ async fn fill_and_make_room(builder: DurableBuilder) {
     let text = whole(&error);
     assert!(!error.is_unknown() && text.contains("no room") && text.contains("without a restart"), "{text}");
     for _ in 0..20 {
-        let error = publish(&hub, 1_000_000).await.unwrap_err();
+        let error = hub.publish(T, Event::new().data("x".repeat(200_000))).await.unwrap_err();
         assert!(!error.is_unknown(), "{}", whole(&error));
     }
     assert!(live.next().now_or_never().is_none(), "nobody is shown what was refused");
-    // Those who read go on.
+    // Those who read go on, also after what was acknowledged before was to be synced.
+    tokio::time::sleep(3 * SYNC).await;
     let mut late = hub.subscribe(T).start(Start::Earliest);
     expect(&mut late, 0..acknowledged).await;
     assert!(late.next().now_or_never().is_none());
@@ -117,12 +122,16 @@ async fn fill_and_make_room(builder: DurableBuilder) {
 
 #[tokio::test]
 async fn a_full_disk_refuses_publishers_and_nobody_else_and_goes_on_when_there_is_room() {
-    fill_and_make_room(Durable::builder()).await;
+    for size in SIZES {
+        fill_and_make_room(Durable::builder(), size).await;
+    }
 }
 
 #[tokio::test]
 async fn a_full_disk_does_the_same_when_it_is_synced_later() {
-    fill_and_make_room(Durable::builder().sync_every(Duration::from_millis(20))).await;
+    for size in SIZES {
+        fill_and_make_room(Durable::builder().sync_every(SYNC), size).await;
+    }
 }
 
 #[tokio::test]

@@ -132,6 +132,12 @@ impl Files {
         Ok(Self { folder: folder.into(), db, mark, run, _lock: lock })
     }
 
+    /// Brings to the disk what was committed. What is no longer in the write-ahead log was synced when it left it.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        // This file has none of the engine's locks.
+        fs::OpenOptions::new().write(true).open(self.folder.join("log.db-wal"))?.sync_data()
+    }
+
     /// Brings everything into `log.db`, and says that it is whole.
     pub(super) fn close(mut self) {
         // What fails here is found when the log is opened again.

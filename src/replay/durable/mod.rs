@@ -111,6 +111,8 @@ impl Drop for Durable {
     /// Waits until what is under way is on the disk and the files are closed, so that they can be opened again.
     fn drop(&mut self) {
         self.jobs = None;
+        // So that the writer's connection is the last, which leaves one whole file.
+        self.readers.close();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -58,6 +58,12 @@ impl Readers {
         Arc::new(Self { folder, run, idle: Mutex::default(), slots, seen })
     }
 
+    /// Closes the connections that nobody uses.
+    pub(super) fn close(&self) {
+        let idle = std::mem::take(&mut *self.idle.lock());
+        drop(idle);
+    }
+
     pub(super) async fn head(self: &Arc<Self>) -> Result<Cursor, ReadError> {
         self.blocking(|run, tx| Ok(cursor(run, newest_and_base(tx)?.0))).await
     }

@@ -86,8 +86,7 @@ impl Writer {
                 self.work(jobs);
             }
             if self.sync_at.is_some_and(|at| at <= Instant::now()) {
-                // If it fails, nothing is lost yet, and the next one is tried in its turn.
-                let _ = self.fence();
+                self.sync();
             }
             if self.trim_at <= Instant::now() {
                 let more = self.transact(self.log.options.sync_every.is_none(), Log::expire).unwrap_or(false);
@@ -95,7 +94,7 @@ impl Writer {
             }
         }
         if self.sync_at.is_some() {
-            let _ = self.fence();
+            self.sync();
         }
         self.files.close();
     }
@@ -182,7 +181,16 @@ impl Writer {
         }
     }
 
-    /// Commits something, synced: what was committed before is on the disk then, and what failed to commit is overwritten.
+    /// Brings to the disk what was acknowledged before. For that, nothing has to be written, for which there may be no room.
+    fn sync(&mut self) {
+        match self.files.sync() {
+            Ok(()) => self.synced(true),
+            // Nothing is lost yet.
+            Err(_) => self.sync_at = Instant::now().checked_add(RETRY),
+        }
+    }
+
+    /// Commits something, so that what failed to commit is overwritten.
     fn fence(&mut self) -> Result<(), DurableError> {
         let Self { files, .. } = self;
         let fence = |files: &mut Files| {
@@ -190,20 +198,15 @@ impl Writer {
             in_transaction(&mut files.db, |tx| tx.execute("UPDATE log SET fence = fence + 1", []))
         };
         let fenced = fence(files);
-        self.syncs = true;
+        // If it is not known, it is set again.
+        self.syncs = fenced.is_ok();
         match fenced {
             Ok(_) => {
                 self.seen.unsure.store(false, Ordering::Release);
                 self.synced(true);
                 Ok(())
             }
-            Err(broken) => {
-                if matches!(broken, Broken::Commit(_)) {
-                    self.seen.unsure.store(true, Ordering::Release);
-                }
-                self.sync_at = self.sync_at.map(|_| Instant::now() + RETRY);
-                Err(DurableError::engine(&self.files.folder, broken.error()))
-            }
+            Err(broken) => Err(DurableError::engine(&self.files.folder, broken.error())),
         }
     }
 
