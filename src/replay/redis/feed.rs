@@ -41,6 +41,9 @@ const GRACE: Duration = Duration::from_millis(100);
 /// How long to wait before the channel is listened to anew, at first; doubled each time, up to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
+/// How long to wait for where the log is.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// How many runs are remembered that were left: what still comes of them is of the past.
 const LEFT_RUNS: usize = 64;
 
@@ -190,10 +193,10 @@ impl Follower<'_> {
         if self.is_lost && is_up {
             return self.catch_up().await;
         }
-        let asked =
-            self.node.ask(self.node.links.a_read(), &self.node.scripts.head, &Ask::default(), Duration::MAX).await;
-        // A server that does not answer has cut the channel as well, or is asked again.
-        let Ok((head, _)) = asked else { return Ok(()) };
+        let ask = Ask::default();
+        let asked = self.node.ask(self.node.links.a_read(), &self.node.scripts.head, &ask, Duration::MAX);
+        // A server that does not answer has cut the channel as well, which is not to wait behind this; or is asked again.
+        let Ok(Ok((head, _))) = timeout(LOOK, asked).await else { return Ok(()) };
         let is_behind = head.run() != self.last.run() || head.position() > self.last.position();
         if is_behind && self.suspect.is_none() {
             self.suspect = Some((head, Instant::now() + GRACE));
