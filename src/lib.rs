@@ -65,7 +65,7 @@
 //! | a producer is gone without having finished its topic | its [last will](Producer::last_will) and the end; without one, heartbeats | nothing |
 //! | it lives as long as [it may](HubBuilder::max_lifetime), or [its permission](Subscription::expires_in) | the end; its id is good, and it is authorised anew | [`EndReason::Expired`] |
 //! | a newer one [takes its place](Limit::newest_wins) | the same | [`EndReason::Replaced`] |
-//! | the application [ends it](Hub::end_where), because a user logged out | the same | [`Subscriber::left`] |
+//! | the application [ends it](Hub::end_labelled), because a user logged out | the same | [`Subscriber::left`] |
 //! | there are as many [as there may be](HubBuilder::max_subscriptions) | 200, a `retry:` and the end, or 503: it comes back | [`SubscriptionError::is_over_limit`], [`Stats::refused`] |
 //! | the hub is [drained](Hub::drain) | everything up to its turn, a goodbye, a `retry:` of its own, the end | [`Drained`], [`EndReason::Drained`] |
 //! | it comes while that is so | 200, that `retry:` and the end, or 503 | [`SubscriptionError::is_draining`] |

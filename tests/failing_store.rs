@@ -4,13 +4,16 @@ use futures_util::StreamExt;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::service::Service as _;
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tidings::{
     Event, Handler, Hub, Message, Start, Topic,
-    replay::Cursor,
+    replay::{AppendError, Cursor, Page, Read, ReadError, Record, Refused, ReplayStore, Ring},
     test_util::{Fault, Faults, FaultyStore, next_event},
 };
-use tokio::time::Instant;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 const T: Topic = Topic::from_static("t");
 
@@ -228,4 +231,48 @@ async fn a_forget_that_fails_refuses_nobody_behind_it() {
     });
     assert!(busy.is_ok() && forgotten.is_err());
     behind.unwrap();
+}
+
+/// One whose server is away: it tries for some time before it says so.
+struct Away(Ring);
+
+const TRIES_FOR: Duration = Duration::from_secs(4);
+
+impl ReplayStore for Away {
+    async fn head(&self) -> Result<Cursor, ReadError> {
+        self.0.head().await
+    }
+
+    async fn append(&self, _: Arc<[Record]>) -> Result<Vec<Result<Cursor, Refused>>, AppendError> {
+        sleep(TRIES_FOR).await;
+        Err(AppendError::refused("the server is away"))
+    }
+
+    async fn read(&self, read: Read) -> Result<Page, ReadError> {
+        self.0.read(read).await
+    }
+
+    async fn forget(&self, topic: Topic) -> Result<(), ReadError> {
+        self.0.forget(topic).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_behind_a_batch_that_fails_late_does_not_wait_for_another() {
+    let hub = Hub::builder().open(Away(Ring::new())).await.unwrap();
+    let mut publishers = JoinSet::new();
+    let start = Instant::now();
+    // Some come with the first, others while it is tried, and the last one after it has failed.
+    for millis in [0, 0, 100, 2000, 3900, 4100] {
+        let hub = hub.clone();
+        publishers.spawn(async move {
+            sleep(Duration::from_millis(millis)).await;
+            let error = hub.publish(T, text(millis)).await.unwrap_err();
+            assert!(!error.is_unknown(), "nothing of it was stored: {error}");
+            (millis, start.elapsed().as_millis())
+        });
+    }
+    let mut answered = publishers.join_all().await;
+    answered.sort_unstable();
+    assert_eq!(answered, [(0, 4000), (0, 4000), (100, 4000), (2000, 4000), (3900, 4000), (4100, 8100)]);
 }

@@ -96,7 +96,8 @@ impl HubBuilder {
     }
 
     /// Sets how long a publisher waits for a store other than the [`Ring`]. After that its outcome is unknown; the append
-    /// goes on, and what it stores is sent. Default: 5 seconds.
+    /// goes on, and what it stores is sent. Those who wait behind one that fails after half of this or more are refused with
+    /// it. Default: 5 seconds.
     pub fn append_timeout(mut self, timeout: Duration) -> Self {
         self.append_timeout = timeout;
         self

@@ -52,8 +52,9 @@ impl AppendError {
     /// Some or all of the batch may have been stored: a connection broke while the answer was awaited.
     ///
     /// What a read that begins after this answer does not find *must not* be stored later: a store whose server may still
-    /// be at work has to see to that before it reads, by its transaction or by a fence. That holds over a
-    /// [feed](super::ReplayStore::feed) too, where the hub does not read then: the publisher may publish it again.
+    /// be at work has to see to that before it reads, by its transaction or by a fence. It is about
+    /// reads of this store: those of another node's do not know of the append. So over a [feed](super::ReplayStore::feed) a
+    /// publisher that goes on at another node has only its [idempotency key](super::Record::with_idempotency_key) to be sure.
     pub fn unknown(source: impl Into<Source>) -> Self {
         Self { unknown: true, source: source.into() }
     }

@@ -1,8 +1,12 @@
 //! The log: what was published, in order, for as long as it is kept.
 //!
 //! A [`ReplayStore`] keeps [`Record`]s and gives each a [`Cursor`], which is the id that clients see. [`Ring`] keeps
-//! them in memory and is what a hub uses unless it is given another store. The suite `conformance` (feature
-//! `conformance`) says whether a store of your own keeps the contract.
+//! them in memory and is what a hub uses unless it is given another store: `Durable` (feature `durable`) keeps them on disk,
+//! and `RedisStore` (feature `redis`) where several nodes share them. Another store is another log: to move from one to the
+//! other is a gap for every client.
+//!
+//! The page `writing_a_store` is about one of your own, and the suite `conformance` (feature `conformance`) says whether it
+//! keeps the contract.
 
 pub(crate) mod codec;
 #[cfg(feature = "conformance")]

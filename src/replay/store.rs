@@ -40,7 +40,8 @@ use std::{pin::Pin, sync::Arc};
 /// *must* be refused with [`Refused::Finished`], also when the end is earlier in the same batch; that the topic is
 /// finished is state of the log, kept as long as the topic, even if all its records are gone. The hub sends one batch at
 /// a time and never drops the future of an append before it is done. If the store cannot know whether it has the batch,
-/// it *must* answer [`AppendError::unknown`]: the hub then reads what follows its last position before it appends again.
+/// it *must* answer [`AppendError::unknown`]: unless the store has a feed, the hub then reads what follows its last position
+/// before it appends again.
 ///
 /// **Idempotency keys.** A record with one ([`Record::idempotency_key`]) that a stored record of its topic had *must* be
 /// refused with [`Refused::Duplicate`] and the place of that record, before anything else is looked at: also if that was

@@ -212,6 +212,7 @@ impl Turn {
         let batch: Arc<[Record]> = asked.iter_mut().flat_map(|one| std::mem::take(&mut one.records)).collect();
         self.mark_unsure(&batch);
         let limit = self.shared.append_timeout;
+        let begun = Instant::now();
         let mut append = Arc::clone(store).append(Arc::clone(&batch));
         let in_time = timeout(limit, append.as_mut()).await;
         let outcomes = if let Ok(outcomes) = in_time {
@@ -231,10 +232,16 @@ impl Turn {
                 self.refuse(self.waiting(), &why);
             }
         };
+        // Who came in the meantime would wait as long again, for a store that is away.
+        let is_away = outcomes.is_err() && begun.elapsed() >= limit / 2;
         let mut answers = self.settle(&batch, outcomes).into_iter();
         for one in asked {
             // A publisher that is gone needs no answer.
             let _ = one.reply.send(answers.by_ref().take(one.count).collect());
+        }
+        if is_away {
+            let why: Arc<dyn Error + Send + Sync> = Arc::new(AppendError::refused("the store does not answer"));
+            self.refuse(self.waiting(), &why);
         }
     }
 
