@@ -134,6 +134,39 @@ async fn a_full_disk_does_the_same_when_it_is_synced_later() {
     }
 }
 
+/// What is left of a process that was killed is on a disk that has no room, when it is started anew.
+#[tokio::test]
+async fn a_full_disk_is_not_opened_and_says_what_to_do() {
+    let [synced, later] = [Durable::builder(), Durable::builder().sync_every(SYNC)];
+    for (builder, shared_is_left) in [(&synced, true), (&synced, false), (&later, true), (&later, false)] {
+        let (folder, disk) = (Folder::new(), Disk::new("3m"));
+        let (killed, path, ballast) = (folder.another(), disk.path().join("log"), disk.path().join("ballast"));
+        let hub = Hub::builder().open(builder.clone().open(&killed).await.unwrap()).await.unwrap();
+        for n in 0..20 {
+            publish(&hub, n).await.unwrap();
+        }
+        folder::copy(&killed, &path);
+        if !shared_is_left {
+            // So that there is no room for this either.
+            std::fs::remove_file(path.join("log.db-shm")).unwrap();
+        }
+        std::fs::write(&ballast, vec![1; 3 << 20]).unwrap_err();
+        let error = builder.clone().open(&path).await.unwrap_err();
+        let text = whole(&error);
+        assert!(error.is_full() && text.contains("make some, and open it again"), "{text}");
+        assert!(!text.contains("without a restart"), "{text}");
+        // A copy finds no room either.
+        let log = Durable::open(folder.another()).await.unwrap();
+        let error = log.copy_to(disk.path().join("copy")).await.unwrap_err();
+        let text = whole(&error);
+        assert!(error.is_full() && text.contains("make some, and copy again"), "{text}");
+
+        std::fs::remove_file(&ballast).unwrap();
+        let hub = Hub::builder().open(builder.clone().open(&path).await.unwrap()).await.unwrap();
+        expect(&mut hub.subscribe(T).start(Start::Earliest), 0..20).await;
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_written_is_not_opened_and_says_why() {
     let disk = Disk::new("3m");

@@ -5,6 +5,9 @@
 use rusqlite::ErrorCode;
 use std::{error::Error, fmt, io, path::PathBuf};
 
+/// What to do once there is room where the log is open.
+const GO_ON: &str = "go on without a restart";
+
 /// Why a log on disk could not be used.
 ///
 /// Its text says what was wrong and what to do.
@@ -31,7 +34,8 @@ pub(super) enum Kind {
         newest: i64,
     },
     NotWritable(PathBuf),
-    Full(PathBuf),
+    /// And what to do once there is room.
+    Full(PathBuf, &'static str),
     Exists(PathBuf),
     Io(PathBuf),
     NoRuntime,
@@ -66,7 +70,7 @@ impl DurableError {
     /// There is no room on the disk.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        matches!(self.kind, Kind::Full(_))
+        matches!(self.kind, Kind::Full(..))
     }
 
     /// An option has a value that cannot be right.
@@ -92,12 +96,13 @@ impl DurableError {
     pub(super) fn engine(path: impl Into<PathBuf>, error: &rusqlite::Error) -> Self {
         /// `SQLITE_IOERR_SHORT_READ`: the file ends before it should.
         const SHORT_READ: i32 = 522;
+        /// `SQLITE_IOERR_SHMSIZE`: there is no room for the file beside the log that connections share.
+        const SHARED_SIZE: i32 = 4874;
         let path = path.into();
         let kind = match error.sqlite_error_code() {
-            Some(_) if error.sqlite_error().is_some_and(|error| error.extended_code == SHORT_READ) => {
-                Kind::Damaged(path)
-            }
-            Some(ErrorCode::DiskFull) => Kind::Full(path),
+            Some(_) if extended(error) == Some(SHORT_READ) => Kind::Damaged(path),
+            Some(_) if extended(error) == Some(SHARED_SIZE) => Kind::Full(path, GO_ON),
+            Some(ErrorCode::DiskFull) => Kind::Full(path, GO_ON),
             Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => Kind::NotWritable(path),
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Kind::InUse(path),
             Some(ErrorCode::SystemIoFailure) => Kind::Io(path),
@@ -114,12 +119,24 @@ impl DurableError {
     pub(super) fn io(path: impl Into<PathBuf>, error: &io::Error) -> Self {
         let path = path.into();
         let kind = match error.kind() {
-            io::ErrorKind::StorageFull => Kind::Full(path),
+            io::ErrorKind::StorageFull => Kind::Full(path, GO_ON),
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Kind::NotWritable(path),
             _ => Kind::Io(path),
         };
         Self { kind, source: Some(Cause(error.to_string())) }
     }
+
+    /// The same, with what to do once there is room where the log is not open and so cannot go on.
+    pub(super) fn when_there_is_room(mut self, todo: &'static str) -> Self {
+        if let Kind::Full(_, then) = &mut self.kind {
+            *then = todo;
+        }
+        self
+    }
+}
+
+fn extended(error: &rusqlite::Error) -> Option<i32> {
+    error.sqlite_error().map(|error| error.extended_code)
 }
 
 impl fmt::Display for DurableError {
@@ -155,8 +172,8 @@ impl fmt::Display for DurableError {
                 "the log in {} cannot be written: give this process the right to write the folder and the files in it",
                 path.display()
             ),
-            Kind::Full(path) => {
-                write!(f, "there is no room for the log in {}: make some, and go on without a restart", path.display())
+            Kind::Full(path, then) => {
+                write!(f, "there is no room for the log in {}: make some, and {then}", path.display())
             }
             Kind::Exists(path) => write!(f, "{} has a log already: copy to another folder", path.display()),
             Kind::Io(path) => write!(

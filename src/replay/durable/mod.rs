@@ -67,7 +67,9 @@ impl Durable {
 
     async fn open_with(options: Options, folder: PathBuf) -> Result<Self, DurableError> {
         let runtime = Handle::try_current().map_err(|_| DurableError::new(error::Kind::NoRuntime))?;
-        let opening = runtime.spawn_blocking(move || Self::open_now(options, folder));
+        let opening = runtime.spawn_blocking(move || {
+            Self::open_now(options, folder).map_err(|error| error.when_there_is_room("open it again"))
+        });
         // It does not panic, so the runtime has ended.
         opening.await.unwrap_or_else(|_| Err(DurableError::new(error::Kind::NoRuntime)))
     }
@@ -98,7 +100,8 @@ impl Durable {
     pub async fn copy_to(&self, path: impl AsRef<Path>) -> Result<(), DurableError> {
         let runtime = Handle::try_current().map_err(|_| DurableError::new(error::Kind::NoRuntime))?;
         let (from, to) = (self.folder.clone(), path.as_ref().to_owned());
-        let copying = runtime.spawn_blocking(move || file::copy(&from, &to));
+        let copying = runtime
+            .spawn_blocking(move || file::copy(&from, &to).map_err(|error| error.when_there_is_room("copy again")));
         copying.await.unwrap_or_else(|_| Err(DurableError::new(error::Kind::NoRuntime)))
     }
 
