@@ -36,6 +36,8 @@ pub(super) struct Options {
     pub(super) sync_every: Option<Duration>,
     pub(super) check: DurableCheck,
     pub(super) accept_loss: bool,
+    /// For how long another opener is waited for.
+    pub(super) wait: Duration,
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -54,6 +56,7 @@ impl DurableBuilder {
                 sync_every: None,
                 check: DurableCheck::AfterCrash,
                 accept_loss: false,
+                wait: Duration::ZERO,
             },
         }
     }
@@ -129,6 +132,14 @@ impl DurableBuilder {
         self
     }
 
+    /// Sets for how long [`open`](Self::open) waits while another opener, as the process before in a deployment, has the log.
+    /// After that it is an error as without this ([`DurableError::is_in_use`]). Default: not at all, because where none is
+    /// expected a second opener is a mistake, and had better be told at once. See [deployments](Durable#deployments).
+    pub fn wait_for(mut self, time: Duration) -> Self {
+        self.options.wait = time;
+        self
+    }
+
     /// Opens the log in a folder, which is made if it is not there, and begins a new run.
     ///
     /// # Errors
@@ -138,7 +149,8 @@ impl DurableBuilder {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the log is opened all the same, and then closed. Until then it is in use.
+    /// If the future is dropped, the log is opened all the same, and then closed. Until then it is in use. One that still
+    /// [waits](Self::wait_for) for another opener waits no longer.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<Durable, DurableError> {
         self.options.validate()?;
         Durable::open_with(self.options, path.as_ref().to_owned()).await

@@ -145,7 +145,7 @@ impl fmt::Display for DurableError {
             Kind::Option(text) => f.write_str(text),
             Kind::InUse(path) => write!(
                 f,
-                "the log in {} is open already, in this process or another: end that, or use another folder",
+                "the log in {} is open already, in this process or another: end that, wait until it has ended (`wait_for`), or use another folder",
                 path.display()
             ),
             Kind::Newer(path, format) => write!(

@@ -28,12 +28,21 @@ pub use self::{
 use super::{AppendError, Cursor, Page, Read, ReadError, Record, Refused, ReplayStore, Run};
 use crate::Topic;
 use std::{
+    convert::Infallible,
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering, mpsc},
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 use tokio::{runtime::Handle, sync::oneshot};
+
+/// After how long it is looked again whether another opener has let go.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 #[doc = include_str!("durable.md")]
 pub struct Durable {
@@ -67,11 +76,32 @@ impl Durable {
 
     async fn open_with(options: Options, folder: PathBuf) -> Result<Self, DurableError> {
         let runtime = Handle::try_current().map_err(|_| DurableError::new(error::Kind::NoRuntime))?;
+        // Dropped with this future, which ends the waiting.
+        let (_asks, asked) = mpsc::channel();
         let opening = runtime.spawn_blocking(move || {
-            Self::open_now(options, folder).map_err(|error| error.when_there_is_room("open it again"))
+            Self::open_in_time(&options, &folder, &asked).map_err(|error| error.when_there_is_room("open it again"))
         });
         // It does not panic, so the runtime has ended.
         opening.await.unwrap_or_else(|_| Err(DurableError::new(error::Kind::NoRuntime)))
+    }
+
+    /// Opens it once no other opener has it, if that is in time and somebody still asks for it.
+    fn open_in_time(
+        options: &Options,
+        folder: &Path,
+        asked: &mpsc::Receiver<Infallible>,
+    ) -> Result<Self, DurableError> {
+        let began = Instant::now();
+        loop {
+            let opened = Self::open_now(options.clone(), folder.to_owned());
+            let left = options.wait.saturating_sub(began.elapsed());
+            if left.is_zero() || !opened.as_ref().is_err_and(DurableError::is_in_use) {
+                return opened;
+            }
+            if asked.recv_timeout(left.min(LOOK_AGAIN)) != Err(RecvTimeoutError::Timeout) {
+                return opened;
+            }
+        }
     }
 
     fn open_now(options: Options, folder: PathBuf) -> Result<Self, DurableError> {
