@@ -144,8 +144,10 @@ impl DurableBuilder {
     ///
     /// # Errors
     ///
-    /// When an option cannot be right, the folder is in use, has something else in it or cannot be written, when the log is
-    /// damaged or of a later version of this library, and outside a tokio runtime. The error says what to do.
+    /// When an option cannot be right, the path is no folder and cannot become one, the folder is in use or cannot be written,
+    /// its disk is full, what it has by the name `log.db` is no log, or one that is damaged or of a later version of this
+    /// library, and outside a tokio runtime. The error says what to do. Files of other names, such as `lost+found`, are no
+    /// error, and are left alone.
     ///
     /// # Cancel safety
     ///
