@@ -6,6 +6,7 @@ mod folder;
 use folder::Folder;
 use futures_util::FutureExt as _;
 use std::{
+    path::Path,
     pin::pin,
     sync::mpsc,
     time::{Duration, Instant},
@@ -82,4 +83,55 @@ fn who_gives_up_waits_no_longer() {
     });
     end.recv_timeout(LONG).unwrap();
     drop(log);
+}
+
+/// What the system says, and of which path: it is not the disk.
+#[tokio::test]
+async fn a_path_that_is_no_good_is_refused_in_the_words_of_the_system() {
+    let folder = Folder::new();
+    let (log, file, below) = (folder.another(), folder.path().join("file"), folder.path().join("file/below"));
+    std::fs::write(&file, "text").unwrap();
+    let log = Durable::open(log).await.unwrap();
+    for (path, words) in [
+        (Path::new("/proc/nope"), "No such file or directory"),
+        (&below, "Not a directory"),
+        (&below.join("deeper"), "Not a directory"),
+        (Path::new("a\0b"), "NUL byte"),
+        (Path::new(&"x".repeat(300)), "File name too long"),
+    ] {
+        for error in [Durable::open(path).await.unwrap_err(), log.copy_to(path).await.unwrap_err()] {
+            let text = error.to_string();
+            assert!(text.contains(words) && text.contains(&format!("{path:?}")), "{text}");
+            assert!(!text.contains("disk"), "{text}");
+        }
+    }
+    let error = log.copy_to(&file).await.unwrap_err().to_string();
+    assert!(error.contains("File exists") && !error.contains("disk"), "{error}");
+    assert_eq!(std::fs::read(&file).unwrap(), b"text");
+}
+
+/// It is not the folder that the process happens to run in.
+#[tokio::test]
+async fn no_path_is_no_folder() {
+    let folder = Folder::new();
+    let log = Durable::open(folder.path()).await.unwrap();
+    for error in [Durable::open("").await.unwrap_err(), log.copy_to("").await.unwrap_err()] {
+        assert!(error.to_string().contains("path is empty"), "{error}");
+    }
+    for name in ["lock", "log.db", "mark"] {
+        assert!(!Path::new(name).exists(), "{name}");
+    }
+}
+
+/// Such as what a file system of its own has at its root.
+#[tokio::test]
+async fn a_folder_may_have_other_files() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path().join("lost+found")).unwrap();
+    std::fs::write(folder.path().join("notes"), "text").unwrap();
+    for _ in 0..2 {
+        drop(Durable::open(folder.path()).await.unwrap());
+    }
+    assert!(folder.path().join("lost+found").is_dir());
+    assert_eq!(std::fs::read(folder.path().join("notes")).unwrap(), b"text");
 }

@@ -37,7 +37,10 @@ pub(super) enum Kind {
     /// And what to do once there is room.
     Full(PathBuf, &'static str),
     Exists(PathBuf),
+    /// The disk fails.
     Io(PathBuf),
+    /// What the system said of a path.
+    System(PathBuf, String),
     NoRuntime,
     Closed,
 }
@@ -121,7 +124,9 @@ impl DurableError {
         let kind = match error.kind() {
             io::ErrorKind::StorageFull => Kind::Full(path, GO_ON),
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Kind::NotWritable(path),
-            _ => Kind::Io(path),
+            _ if is_of_the_disk(error) => Kind::Io(path),
+            // In its own words, which are then not those of a cause too.
+            _ => return Self::new(Kind::System(path, error.to_string())),
         };
         Self { kind, source: Some(Cause(error.to_string())) }
     }
@@ -133,6 +138,16 @@ impl DurableError {
         }
         self
     }
+}
+
+/// Whether it is the disk that fails, and not what was asked of it.
+fn is_of_the_disk(error: &io::Error) -> bool {
+    const EIO: i32 = 5;
+    const ENXIO: i32 = 6;
+    const ENODEV: i32 = 19;
+    /// Linux: what is on the disk makes no sense.
+    const EUCLEAN: i32 = 117;
+    cfg!(unix) && matches!(error.raw_os_error(), Some(EIO | ENXIO | ENODEV | EUCLEAN))
 }
 
 fn extended(error: &rusqlite::Error) -> Option<i32> {
@@ -181,6 +196,11 @@ impl fmt::Display for DurableError {
                 "the disk with the log in {} does not do what it is asked: see to the disk, and open the log again",
                 path.display()
             ),
+            Kind::System(path, said) => write!(
+                f,
+                "the system does not do what is asked of the folder {:?}, and says: {said}. See to that, or use another folder",
+                path.display()
+            ),
             Kind::NoRuntime => f.write_str("a log on disk is opened within a tokio runtime"),
             Kind::Closed => f.write_str("the log was closed: open it again"),
         }
@@ -204,3 +224,24 @@ impl fmt::Display for Cause {
 }
 
 impl Error for Cause {}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_fails_is_told_from_what_the_system_cannot_do() {
+        let of = |number| DurableError::io("/log", &io::Error::from_raw_os_error(number));
+        for (number, words) in [(5, "(os error 5)"), (19, "(os error 19)")] {
+            let error = of(number);
+            let cause = error.source().map(ToString::to_string).unwrap_or_default();
+            assert!(error.to_string().contains("see to the disk") && cause.contains(words), "{error}: {cause}");
+        }
+        for (number, words) in [(2, "(os error 2)"), (22, "(os error 22)"), (24, "(os error 24)")] {
+            let error = of(number);
+            assert!(error.to_string().contains(words) && !error.to_string().contains("disk"), "{error}");
+            assert!(error.source().is_none(), "it is said once");
+        }
+        assert!(of(28).is_full() && of(13).is_not_writable());
+    }
+}

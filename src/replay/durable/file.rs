@@ -93,10 +93,8 @@ pub(super) struct Files {
 impl Files {
     /// Opens or makes the log in a folder, and begins a run.
     pub(super) fn open(folder: &Path, options: &Options) -> Result<Self, DurableError> {
-        fs::create_dir_all(folder).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
-                DurableError::new(Kind::Stranger(folder.into()))
-            }
+        make_folder(folder).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => DurableError::new(Kind::Stranger(folder.into())),
             _ => DurableError::io(folder, &error),
         })?;
         let engine = |error: rusqlite::Error| DurableError::engine(folder, &error);
@@ -146,6 +144,14 @@ impl Files {
             let _ = self.mark.close();
         }
     }
+}
+
+/// For the system, no path is where the process happens to run.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.as_os_str().is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path is empty"));
+    }
+    fs::create_dir_all(folder)
 }
 
 fn needs_check(check: DurableCheck, mark: Option<Mark>) -> bool {
@@ -326,7 +332,7 @@ pub(super) fn sum(position: i64, data: &[u8]) -> i64 {
 /// Makes a copy of an open log in another folder: one moment of it, whole.
 pub(super) fn copy(from: &Path, to: &Path) -> Result<(), DurableError> {
     let system = |error: io::Error| DurableError::io(to, &error);
-    fs::create_dir_all(to).map_err(system)?;
+    make_folder(to).map_err(system)?;
     let target = log_path(to);
     if target.try_exists().map_err(system)? {
         return Err(DurableError::new(Kind::Exists(to.into())));
