@@ -119,11 +119,17 @@ async fn a_copy_made_in_use_is_whole_and_tells_everyone_of_a_gap() {
         let mut clients = futures_util::future::try_join_all(clients).await.unwrap();
         publish(&hub, 100..140).await;
         let mut all = Vec::new();
+        let mut reasons = Vec::new();
         for client in &mut clients {
-            assert!(matches!(next_message(client).await, Some(Message::Gap(_))));
+            let Some(Message::Gap(gap)) = next_message(client).await else { panic!("each is told of a gap") };
+            reasons.push(gap.reason);
             let mut texts: Vec<u32> = Vec::new();
             while texts.last() != Some(&139) {
-                texts.push(next_event(client).await.record().data().unwrap().parse().unwrap());
+                let entry = next_event(client).await;
+                let text = entry.record().data().unwrap().parse().unwrap();
+                // What the copy has follows the gap, at places before its end; what is new is after it.
+                assert_eq!(entry.cursor().position() <= gap.through.position(), text < 100, "{gap:?}: {entry:?}");
+                texts.push(text);
             }
             assert!(texts.ends_with(&(100..140).collect::<Vec<_>>()), "{texts:?}");
             all.push(texts);
@@ -132,6 +138,10 @@ async fn a_copy_made_in_use_is_whole_and_tells_everyone_of_a_gap() {
         let held = all[0].iter().filter(|text| **text < 100).count();
         assert!((9..30).contains(&held), "{held}");
         assert!(all[0].iter().copied().eq((1..=u32::try_from(held).unwrap()).chain(100..140)), "{:?}", all[0]);
+        // Whose id the copy knows has lost what came after it; the others have an id that nothing is known of.
+        let (known, unknown) = reasons.split_at(held + 1);
+        assert!(known.iter().all(|reason| *reason == GapReason::Evicted), "{reasons:?}");
+        assert!(unknown.iter().all(|reason| *reason == GapReason::Foreign), "{reasons:?}");
         // Once: who has seen it goes on as ever.
         let last = clients[0].cursor().unwrap();
         drop((clients, hub));
