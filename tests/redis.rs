@@ -8,6 +8,8 @@ mod away;
 mod chaos;
 #[path = "redis/contract.rs"]
 mod contract;
+#[path = "redis/errors.rs"]
+mod errors;
 #[path = "redis/feed.rs"]
 mod feed;
 #[path = "redis/hubs.rs"]

@@ -3,8 +3,9 @@
 //! Invariant: however often a batch is sent, it is stored once; and it is never stored after the answer that it was given up.
 
 use super::{
+    error::CallError,
     lane::Ticket,
-    link::{CallError, Link, WRITES},
+    link::{Link, WRITES},
     node::{Node, Retry},
     script::{Answer, Ask, Malformed},
 };

@@ -7,8 +7,8 @@
 //! given is skipped, and said to be.
 
 use super::{
+    error::CallError,
     inbox::{Inbox, Incoming},
-    link::CallError,
     message::{Item, Message},
     node::{Node, jitter},
     script::{Ask, Malformed},

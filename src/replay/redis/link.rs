@@ -2,10 +2,11 @@
 //!
 //! Invariant: a connection that failed is never used again, and no more than one is made at a time in its place.
 
+use super::error::{CallError, Connecting, code_of};
 use crate::sync::Mutex;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _,
-    ProtocolVersion, PushInfo, PushKind, RedisError, RedisResult, ServerErrorKind, Value,
+    ProtocolVersion, PushInfo, PushKind, RedisError, RedisResult, Value,
     aio::{MultiplexedConnection, PubSub},
 };
 use std::{
@@ -26,6 +27,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// After a connection could not be made, the next ones who want it are told so for this long.
 const FAILED_FOR: Duration = Duration::from_millis(50);
+
+/// And who has no time left for another try is told of it for this long: longer than a try and the pause before it.
+const FAILED_LATELY: Duration = Duration::from_secs(5);
 
 /// Where appends go, which never wait behind a page.
 pub(super) const WRITES: usize = 0;
@@ -64,57 +68,6 @@ pub(super) struct Link {
     turn: usize,
 }
 
-/// Why a call had no answer, or which error was the answer.
-#[derive(Debug, Clone)]
-pub(super) struct CallError {
-    pub(super) source: Arc<dyn std::error::Error + Send + Sync>,
-    /// Whether the server may have done what it was asked.
-    pub(super) is_unknown: bool,
-    /// Whether it could be otherwise in a while.
-    pub(super) is_passing: bool,
-    /// Whether the server does not know the script.
-    pub(super) is_no_script: bool,
-}
-
-impl fmt::Display for CallError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.source.fmt(f)
-    }
-}
-
-impl std::error::Error for CallError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.source()
-    }
-}
-
-impl CallError {
-    pub(super) fn new(source: impl Into<Box<dyn std::error::Error + Send + Sync>>, is_unknown: bool) -> Self {
-        Self { source: source.into().into(), is_unknown, is_passing: true, is_no_script: false }
-    }
-
-    /// One that the server answered. It did nothing, unless it is a script that failed in the middle.
-    fn answered(error: RedisError) -> Self {
-        let code = code_of(&error);
-        let is_passing = matches!(
-            code,
-            "LOADING"
-                | "BUSY"
-                | "READONLY"
-                | "MASTERDOWN"
-                | "CLUSTERDOWN"
-                | "TRYAGAIN"
-                | "MOVED"
-                | "ASK"
-                | "NOREPLICAS"
-                | "MISCONF"
-        );
-        let is_no_script = error.kind() == ErrorKind::Server(ServerErrorKind::NoScript);
-        let is_unknown = matches!(code, "" | "ERR" | "WRONGTYPE" | "UNKILLABLE");
-        Self { source: Arc::new(error), is_unknown, is_passing, is_no_script }
-    }
-}
-
 impl Links {
     pub(super) fn new(urls: &[String], count: usize, patience: Duration) -> RedisResult<Self> {
         let addresses =
@@ -137,8 +90,13 @@ impl Links {
 
     /// The connection in a slot, made anew if it failed.
     pub(super) async fn get(&self, slot: usize, at_most: Duration) -> Result<Link, CallError> {
-        let late = |_| CallError::new("the server cannot be connected to: there was no time left", false);
-        timeout(at_most, self.get_or_make(slot)).await.map_err(late)?
+        match timeout(at_most, self.get_or_make(slot)).await {
+            Ok(got) => got,
+            // Why it failed before says more than that the last try had no time.
+            Err(_) => Err(self.slots[slot].failed_within(FAILED_LATELY).unwrap_or_else(|| {
+                CallError::connecting(&self.address().0, Connecting::Late(at_most.min(CONNECT_TIMEOUT)), true)
+            })),
+        }
     }
 
     async fn get_or_make(&self, slot: usize) -> Result<Link, CallError> {
@@ -177,26 +135,33 @@ impl Links {
             .set_response_timeout(None)
             .set_push_sender(note);
         let (address, turn) = self.address();
+        let at = address.clone();
         let made = async { Client::open(address)?.get_multiplexed_async_connection_with_config(&config).await };
-        let connection = self.in_time(turn, made).await?;
+        let connection = self.in_time(&at, turn, made).await?;
         Ok(Link { connection, is_dead, slot, turn })
     }
 
     /// A connection that only listens.
     pub(super) async fn listen(&self) -> Result<PubSub, CallError> {
         let (address, turn) = self.address();
-        self.in_time(turn, Box::pin(async { Client::open(address)?.get_async_pubsub().await })).await
+        let at = address.clone();
+        self.in_time(&at, turn, Box::pin(async { Client::open(address)?.get_async_pubsub().await })).await
     }
 
-    async fn in_time<T>(&self, turn: usize, made: impl Future<Output = RedisResult<T>>) -> Result<T, CallError> {
-        let made = match timeout(CONNECT_TIMEOUT, made).await {
-            Ok(made) => made.map_err(|error| CallError::new(error, false)),
-            Err(_) => Err(CallError::new("the server cannot be connected to: it did not answer in time", false)),
+    async fn in_time<T>(
+        &self,
+        at: &ConnectionInfo,
+        turn: usize,
+        made: impl Future<Output = RedisResult<T>>,
+    ) -> Result<T, CallError> {
+        let failed = match timeout(CONNECT_TIMEOUT, made).await {
+            Ok(Ok(made)) => return Ok(made),
+            Ok(Err(error)) => Connecting::Failed(error),
+            Err(_) => Connecting::Late(CONNECT_TIMEOUT),
         };
-        if made.is_err() {
-            self.try_another(turn);
-        }
-        made
+        self.try_another(turn);
+        // Another one may do.
+        Err(CallError::connecting(at, failed, self.addresses.len() > 1))
     }
 
     fn address(&self) -> (ConnectionInfo, usize) {
@@ -276,8 +241,14 @@ impl Slot {
         if let Some(link) = state.link.as_ref().filter(|link| !link.is_dead.load(Ordering::Acquire)) {
             return Some(Ok(link.clone()));
         }
+        drop(state);
+        self.failed_within(FAILED_FOR).map(Err)
+    }
+
+    fn failed_within(&self, time: Duration) -> Option<CallError> {
+        let state = self.state.lock();
         let (since, error) = state.failed.as_ref()?;
-        (since.elapsed() < FAILED_FOR).then(|| Err(error.clone()))
+        (since.elapsed() < time).then(|| error.clone())
     }
 }
 
@@ -286,18 +257,6 @@ impl fmt::Debug for Links {
         // Addresses have passwords.
         f.debug_struct("Links").field("connections", &self.slots.len()).finish_non_exhaustive()
     }
-}
-
-/// The word that a server's error begins with.
-fn code_of(error: &RedisError) -> &str {
-    // 6.2 wraps what the command of a script was answered. What is taken out here is answered to the first write.
-    const WRAPPED: [&str; 5] = ["OOM", "READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN"];
-    let code = error.code().unwrap_or_default();
-    let text = error.detail().unwrap_or_default();
-    if code != "ERR" {
-        return code;
-    }
-    WRAPPED.into_iter().find(|wrapped| text.contains(&format!("-{wrapped} "))).unwrap_or(code)
 }
 
 /// By the protocol in which a connection says that it was cut.

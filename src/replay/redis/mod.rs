@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `settings` | what an application can set |
 //! | `link`, `keys`, `script` | connections, names, scripts |
+//! | `error` | what went wrong, and what helps |
 //! | `node` | what this process has seen of the log, and how it asks |
 //! | `append`, `lane` | appending once, however often it is sent |
 //! | `read` | reading for many at once |
@@ -14,6 +15,7 @@
 //! | `lua/` | the log itself |
 
 mod append;
+mod error;
 mod feed;
 mod inbox;
 mod keys;
@@ -27,7 +29,8 @@ mod settings;
 
 pub use self::settings::RedisStoreBuilder;
 use self::{
-    link::{CallError, Links, WRITES},
+    error::CallError,
+    link::{Links, WRITES},
     message::Message,
     node::{Node, jitter},
     read::Request,
@@ -144,7 +147,7 @@ impl Node {
         cmd.arg("server");
         let info = match self.call_again(WRITES, &cmd, &mut self.retry()).await {
             Ok(info) => info,
-            Err(error) if error.is_passing => return Err(error),
+            Err(error) if error.is_passing || error.at.is_some() => return Err(error),
             // Where it may not be asked, it is not known.
             Err(_) => return Ok(()),
         };

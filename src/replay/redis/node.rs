@@ -4,9 +4,10 @@
 //! first; and what it has seen never goes back within a run.
 
 use super::{
+    error::CallError,
     keys::Keys,
     lane::Lanes,
-    link::{CallError, Link, Links, WRITES},
+    link::{Link, Links, WRITES},
     script::{Answer, Ask, Malformed, Script, Scripts},
     settings::Settings,
 };
@@ -20,6 +21,9 @@ use tokio::time::{Instant, sleep};
 
 /// How long to wait before what failed is tried again, at first; doubled each time, up to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// With less time than this it is not tried again: that could only find that there was no time.
+const LEAST: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub(super) struct Node {
@@ -188,11 +192,11 @@ impl Retry {
 
     /// Waits, and says whether there is time to try again.
     pub(super) async fn again(&mut self) -> bool {
-        let left = self.left();
-        if left.is_zero() {
+        let spare = self.left().saturating_sub(LEAST);
+        if spare.is_zero() {
             return false;
         }
-        sleep(jitter(self.pause).min(left)).await;
+        sleep(jitter(self.pause).min(spare)).await;
         self.pause = (self.pause * 2).min(BACKOFF.1);
         true
     }

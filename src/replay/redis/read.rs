@@ -9,7 +9,7 @@
 //! its own would have been.
 
 use super::{
-    link::CallError,
+    error::CallError,
     message::decode,
     node::Node,
     script::{Ask, Malformed},

@@ -1,9 +1,6 @@
 //! [`RedisStoreBuilder`]: what an application can set.
 
-use super::{
-    RedisStore,
-    link::{CallError, Links},
-};
+use super::{RedisStore, error::CallError, link::Links};
 use crate::replay::ReadError;
 use std::time::Duration;
 
@@ -174,8 +171,10 @@ impl RedisStoreBuilder {
     ///
     /// # Errors
     ///
-    /// When an address or the name is not one, when the server does not answer within the [deadline](Self::deadline), or
-    /// when it is older than 6.2; or outside of a tokio runtime.
+    /// When an address or the name is not one, when the server does not answer within the [deadline](Self::deadline), when
+    /// it is older than 6.2, or when the log has a later format than this version knows; or outside of a tokio runtime. What
+    /// waiting does not cure (such as a wrong password, or a certificate that is not trusted) is told at once, if there is no
+    /// other address to try.
     pub async fn open(self) -> Result<RedisStore, ReadError> {
         let name = &self.settings.name;
         if name.is_empty() || name.chars().any(|c| c.is_control() || c == '{' || c == '}') {
@@ -183,7 +182,14 @@ impl RedisStoreBuilder {
                 "{name:?} cannot name a log: it is empty, or has a brace or a control character"
             )));
         }
-        let links = Links::new(&self.urls, self.read_connections, self.settings.patience()).map_err(ReadError::new)?;
+        let links = Links::new(&self.urls, self.read_connections, self.settings.patience());
+        // Without the URL, which has a password.
+        let links = links.map_err(|error| {
+            ReadError::new(format!(
+                "a URL of a Redis server was not understood ({error}): one is expected such as \
+                 redis://user:password@host:6379/0, or with TLS rediss://user:password@host:6379/0"
+            ))
+        })?;
         RedisStore::start(links, self.settings).await.map_err(|error: CallError| ReadError::new(error))
     }
 }
