@@ -96,6 +96,8 @@ struct Row {
     bytes: usize,
     floor: u64,
     finished: Option<u64>,
+    /// Up to where someone else said that it is not finished: an end before was forgotten, also if it comes later.
+    open: u64,
     /// Where its last end is: nothing before lasts.
     ended: u64,
     /// Whether it is known here if the topic is finished.
@@ -185,6 +187,7 @@ impl Shelf {
             bytes: 0,
             floor: self.base,
             finished: None,
+            open: 0,
             ended: 0,
             known: false,
             pins: 0,
@@ -348,7 +351,7 @@ impl Shelf {
         for (_, it) in &mut self.rows {
             it.entries.clear();
             it.keys.clear();
-            (it.bytes, it.floor, it.finished, it.ended, it.known) = (0, base, None, 0, false);
+            (it.bytes, it.floor, it.finished, it.open, it.ended, it.known) = (0, base, None, 0, 0, false);
         }
         self.rows.retain(|_, it| it.pins > 0);
         self.index.retain(|_, row| self.rows.contains(*row));
@@ -368,7 +371,8 @@ impl Shelf {
     }
 
     pub(crate) fn finished(&self, row: usize) -> Option<u64> {
-        self.rows[row].finished
+        let it = &self.rows[row];
+        it.finished.filter(|end| *end > it.open)
     }
 
     /// Whether it is known if a topic is finished.
@@ -378,11 +382,17 @@ impl Shelf {
 
     /// Takes over from elsewhere whether a topic was finished at or before a position.
     pub(crate) fn learn(&mut self, row: usize, finished: bool, position: u64) {
+        let known_end = self.finished(row);
         let it = &mut self.rows[row];
-        // Between the position and the floor may be an end that is not known here.
-        it.known |= finished || position >= it.floor;
+        // Between the position and the floor it may have ended, or been forgotten.
+        if position < it.floor {
+            return;
+        }
+        it.known = true;
         if finished {
-            it.finished = Some(it.finished.map_or(position, |known| known.min(position)));
+            it.finished = Some(known_end.map_or(position, |known| known.min(position)));
+        } else {
+            it.open = it.open.max(position);
         }
     }
 

@@ -24,7 +24,12 @@ struct State {
     loses_answer: bool,
     /// How often one was asked for.
     feeds: usize,
+    /// What happens when a node asks where the log is, and whenever it reads.
+    before_head: Option<Hook>,
+    during_reads: Option<Topic>,
 }
+
+type Hook = Box<dyn FnOnce(&Log) + Send>;
 
 /// What one node's feed is to give next.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fault of its own")]
@@ -36,6 +41,9 @@ struct Channel {
     missed: u64,
     panics: bool,
     ends: bool,
+    notify_panics: bool,
+    /// How much more is given before it comes to a halt.
+    only: Option<usize>,
     wakers: Vec<Waker>,
 }
 
@@ -47,7 +55,16 @@ impl Log {
     pub(crate) fn over(ring: Ring) -> Self {
         let ring = Arc::new(ring);
         let head = ready(ring.head()).unwrap();
-        let state = State { ring, head, history: Vec::new(), nodes: Vec::new(), loses_answer: false, feeds: 0 };
+        let state = State {
+            ring,
+            head,
+            history: Vec::new(),
+            nodes: Vec::new(),
+            loses_answer: false,
+            feeds: 0,
+            before_head: None,
+            during_reads: None,
+        };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -62,6 +79,8 @@ impl Log {
             missed: 0,
             panics: false,
             ends: false,
+            notify_panics: false,
+            only: None,
             wakers: Vec::new(),
         };
         state.nodes.push(channel);
@@ -88,6 +107,56 @@ impl Log {
 
     pub(crate) fn heal(&self, node: usize) {
         self.change(|state| state.nodes[node].cut = false);
+    }
+
+    /// A node hears so much more of the log, and then nothing until it is let go.
+    pub(crate) fn halt_after(&self, node: usize, items: usize) {
+        self.change(|state| state.nodes[node].only = Some(items));
+    }
+
+    pub(crate) fn let_go(&self, node: usize) {
+        self.change(|state| state.nodes[node].only = None);
+    }
+
+    /// Does something when a node next asks where the log is, before it is answered.
+    pub(crate) fn before_head(&self, hook: impl FnOnce(&Log) + Send + 'static) {
+        self.lock().before_head = Some(Box::new(hook));
+    }
+
+    /// Another node forgets a topic while one reads, and all have heard of that before they have their page.
+    pub(crate) fn forget_during_reads(&self, topic: Option<Topic>) {
+        self.lock().during_reads = topic;
+    }
+
+    pub(crate) fn break_notify(&self, node: usize, breaks: bool) {
+        self.lock().nodes[node].notify_panics = breaks;
+    }
+
+    /// What another node appends.
+    pub(crate) fn append(&self, records: &Arc<[Record]>) -> Result<Vec<Result<Cursor, Refused>>, AppendError> {
+        self.change(|state| {
+            let outcomes = state.ring.try_append(records).unwrap()?;
+            for (record, outcome) in records.iter().zip(&outcomes) {
+                if let Ok(cursor) = outcome {
+                    state.head = *cursor;
+                    state.history.push((*cursor, FeedItem::Record(*cursor, record.clone())));
+                }
+            }
+            if std::mem::take(&mut state.loses_answer) {
+                return Err(AppendError::unknown("the answer was lost"));
+            }
+            Ok(outcomes)
+        })
+    }
+
+    /// What another node forgets.
+    pub(crate) fn forget(&self, topic: Topic) -> Result<(), ReadError> {
+        self.change(|state| {
+            ready(state.ring.forget(topic.clone()))?;
+            // The ring has no place for it: the next record's would do as well, so it stands behind the newest.
+            state.history.push((state.head, FeedItem::Forgotten(topic, state.head)));
+            Ok(())
+        })
     }
 
     /// A node will never be told one by one what it has not heard yet.
@@ -145,40 +214,35 @@ pub(crate) struct Node {
 
 impl ReplayStore for Node {
     async fn head(&self) -> Result<Cursor, ReadError> {
+        let hook = self.log.lock().before_head.take();
+        if let Some(hook) = hook {
+            hook(&self.log);
+        }
         Ok(self.log.lock().head)
     }
 
     async fn append(&self, records: Arc<[Record]>) -> Result<Vec<Result<Cursor, Refused>>, AppendError> {
         // So that batches of several nodes mix.
         tokio::task::yield_now().await;
-        self.log.change(|state| {
-            let outcomes = state.ring.try_append(&records).unwrap()?;
-            for (record, outcome) in records.iter().zip(&outcomes) {
-                if let Ok(cursor) = outcome {
-                    state.head = *cursor;
-                    state.history.push((*cursor, FeedItem::Record(*cursor, record.clone())));
-                }
-            }
-            if std::mem::take(&mut state.loses_answer) {
-                return Err(AppendError::unknown("the answer was lost"));
-            }
-            Ok(outcomes)
-        })
+        self.log.append(&records)
     }
 
     async fn read(&self, read: Read) -> Result<Page, ReadError> {
         tokio::task::yield_now().await;
         let ring = Arc::clone(&self.log.lock().ring);
-        ring.read(read).await
+        let page = ring.read(read).await;
+        let forgets = self.log.lock().during_reads.clone();
+        if let Some(topic) = forgets {
+            self.log.forget(topic)?;
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        }
+        page
     }
 
     async fn forget(&self, topic: Topic) -> Result<(), ReadError> {
-        self.log.change(|state| {
-            ready(state.ring.forget(topic.clone()))?;
-            // The ring has no place for it: the next record's would do as well, so it stands behind the newest.
-            state.history.push((state.head, FeedItem::Forgotten(topic, state.head)));
-            Ok(())
-        })
+        self.log.forget(topic)
     }
 
     fn feed(&self, after: Cursor) -> Option<Feed> {
@@ -195,6 +259,7 @@ impl ReplayStore for Node {
 
     async fn notify(&self, notices: Vec<Notice>) -> Result<(), ReadError> {
         self.log.change(|state| {
+            assert!(!state.nodes[self.number].notify_panics, "as the test wants it");
             if state.nodes[self.number].cut {
                 return Err(ReadError::new("cut off"));
             }
@@ -233,8 +298,11 @@ impl futures_util::Stream for Items {
             if !std::mem::replace(&mut node.was_cut, true) {
                 return Poll::Ready(Some(FeedItem::Lost));
             }
+        } else if node.only == Some(0) {
+            // The rest comes later.
         } else if let Some((_, item)) = history.get(node.at) {
             node.at += 1;
+            node.only = node.only.map(|only| only - 1);
             node.missed += u64::from(node.was_cut);
             return Poll::Ready(Some(item.clone()));
         } else if std::mem::take(&mut node.was_cut) {

@@ -1,0 +1,106 @@
+//! What goes wrong between a log that nodes share and a hub that hears of it late, or learns of it in two ways.
+
+mod support;
+
+use futures_util::StreamExt as _;
+use std::time::Duration;
+use support::nodes::Log;
+use tidings::{
+    EndReason, Event, GapReason, Hub, Message, Start, Subscription, Topic,
+    replay::Record,
+    test_util::{next_event, next_message},
+};
+use tokio::time::{sleep, timeout};
+
+const T: Topic = Topic::from_static("t");
+const U: Topic = Topic::from_static("u");
+
+async fn open(log: &Log) -> Hub {
+    Hub::builder().open(log.node()).await.unwrap()
+}
+
+fn text(n: impl std::fmt::Display) -> Event {
+    Event::new().data(n.to_string())
+}
+
+async fn next_text(subscription: &mut Subscription) -> String {
+    next_event(subscription).await.record().data().unwrap().into_owned()
+}
+
+/// Time stands still while anything can go on.
+async fn settle() {
+    sleep(Duration::from_millis(1)).await;
+}
+
+/// Whether it has nothing, and waits.
+async fn is_open(subscription: &mut Subscription) -> bool {
+    timeout(Duration::from_millis(1), subscription.next()).await.is_err()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_was_forgotten_before_the_page_does_not_end_who_read_the_page() {
+    let log = Log::new();
+    let (one, two) = (open(&log).await, open(&log).await);
+    settle().await;
+    log.cut(0);
+    two.publish(T, text("a")).await.unwrap();
+    let seen = two.publish(T, text("b")).await.unwrap();
+    two.finish(T, None).await.unwrap();
+    two.forget(T).await.unwrap();
+    let after = two.publish(T, text("after")).await.unwrap();
+    // Who was at the other node is further than this one's feed.
+    let mut client = one.subscribe(T).resume(seen);
+    let Message::Gap(gap) = next_message(&mut client).await.unwrap() else { panic!("a gap") };
+    assert_eq!(gap.reason, GapReason::Evicted);
+    assert_eq!(next_text(&mut client).await, "after");
+    assert!(is_open(&mut client).await);
+
+    // The feed comes to the end, and not yet to the place where that was forgotten.
+    log.halt_after(0, 3);
+    log.heal(0);
+    settle().await;
+    assert!(is_open(&mut client).await, "{:?}", client.end_reason());
+    let mut other = one.subscribe(T).resume(after);
+    settle().await;
+    assert!(is_open(&mut other).await, "{:?}", other.end_reason());
+    log.let_go(0);
+    settle().await;
+    two.publish(T, text("later")).await.unwrap();
+    assert_eq!(next_text(&mut client).await, "later");
+    assert_eq!(next_text(&mut other).await, "later");
+    // An end that comes after all that is one.
+    two.finish(T, None).await.unwrap();
+    for subscription in [&mut client, &mut other] {
+        assert!(subscription.next().await.is_none());
+        assert_eq!(subscription.end_reason(), Some(EndReason::Finished));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_from_before_a_topic_was_forgotten_ends_nobody_after_a_new_run() {
+    let log = Log::new();
+    let (one, two) = (open(&log).await, open(&log).await);
+    settle().await;
+    log.cut(0);
+    log.replace();
+    two.finish(T, None).await.unwrap();
+    // The page is of a run that the hub does not know. Before it knows where that is, the topic begins anew.
+    log.before_head(|log| {
+        log.forget(T).unwrap();
+        log.append(&[Record::new(U, text("another"))].into()).unwrap().remove(0).unwrap();
+    });
+    let mut early = one.subscribe(T).start(Start::Earliest);
+    let _ = is_open(&mut early).await;
+    let mut late = one.subscribe(T);
+    assert!(is_open(&mut late).await);
+    settle().await;
+    assert!(is_open(&mut late).await, "{:?}", late.end_reason());
+    log.heal(0);
+    settle().await;
+    assert!(is_open(&mut late).await, "{:?}", late.end_reason());
+    let mut fresh = one.subscribe(T);
+    settle().await;
+    assert!(is_open(&mut fresh).await, "{:?}", fresh.end_reason());
+    two.publish(T, text("new")).await.unwrap();
+    assert_eq!((next_text(&mut late).await, next_text(&mut fresh).await), ("new".into(), "new".into()));
+}
