@@ -104,3 +104,15 @@ async fn a_page_from_before_a_topic_was_forgotten_ends_nobody_after_a_new_run() 
     two.publish(T, text("new")).await.unwrap();
     assert_eq!((next_text(&mut late).await, next_text(&mut fresh).await), ("new".into(), "new".into()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_while_other_topics_are_forgotten_comes_to_the_end_all_the_same() {
+    let log = Log::new();
+    let (one, two) = (open(&log).await, open(&log).await);
+    log.forget_during_reads(Some(U));
+    let mut subscription = one.subscribe(T);
+    let early = timeout(Duration::from_millis(1), subscription.next()).await;
+    assert!(early.is_err(), "{early:?}");
+    two.publish(T, text("a")).await.unwrap();
+    assert_eq!(next_text(&mut subscription).await, "a");
+}

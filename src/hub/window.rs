@@ -45,8 +45,8 @@ pub(crate) struct Window {
 }
 
 /// Of which run the window is, and how often something was forgotten: what a page says of a topic holds only as long as
-/// this is the same.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// the run is the same, and the topic was not forgotten since.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Age {
     pub(crate) run: Run,
     forgotten: u64,
@@ -239,9 +239,11 @@ impl Window {
         let finished: HashSet<&Topic> = page.finished.iter().collect();
         let mut state = self.state.lock();
         // What was true of an older run, or before a topic was forgotten, may not be true of this one.
-        if page.through.run() == state.head.run() && state.age() == age {
+        if page.through.run() == state.head.run() && age.run == state.head.run() {
             for (row, topic) in attached.rows().zip(topics) {
-                state.shelf.learn(row, finished.contains(topic), page.through.position());
+                if state.places[row].forgotten <= age.forgotten {
+                    state.shelf.learn(row, finished.contains(topic), page.through.position());
+                }
             }
             self.changed();
         }
@@ -271,8 +273,7 @@ impl Window {
             if place.run() != state.head.run() {
                 state.reset(place, wakers);
             } else if place.position() >= state.head.position() {
-                state.shelf.forget(topic, true);
-                state.forgotten += 1;
+                state.forget(topic, true);
                 state.head = place;
             }
         });
@@ -304,8 +305,7 @@ impl Window {
     pub(crate) fn forget(&self, topic: &Topic, sure: bool, forget_behind: impl FnOnce()) {
         let mut state = self.state.lock();
         forget_behind();
-        state.shelf.forget(topic, sure);
-        state.forgotten += 1;
+        state.forget(topic, sure);
         self.changed();
     }
 
@@ -335,13 +335,14 @@ impl Window {
         self.change(|state, wakers| state.reset(head, wakers));
     }
 
-    /// The same, unless the window is no longer what it was.
-    pub(crate) fn reset_if(&self, age: Age, head: Cursor) {
+    /// The same, unless the window is no longer of the run that it was. Says what a page of that run is as old as.
+    pub(crate) fn reset_if(&self, age: Age, head: Cursor) -> Age {
         self.change(|state, wakers| {
-            if state.age() == age && head.run() != age.run {
+            if state.head.run() == age.run && head.run() != age.run {
                 state.reset(head, wakers);
             }
         });
+        Age { run: head.run(), ..age }
     }
 
     pub(crate) fn age(&self) -> Age {

@@ -55,7 +55,9 @@ impl Follower {
                     self.phase = Phase::Ended(None);
                     let page = page?;
                     match &self.shared.store {
-                        Store::Other(store) if page.through.run() != age.run && self.shared.window.age() == age => {
+                        Store::Other(store)
+                            if page.through.run() != age.run && self.shared.window.age().run == age.run =>
+                        {
                             let head = self.shared.in_time(Arc::clone(store).head());
                             self.phase = Phase::Heading(Box::new(Heading { from, age, page, head }));
                         }
@@ -68,8 +70,8 @@ impl Follower {
                         return Poll::Ready(Ok(()));
                     };
                     let Heading { from, age, page, .. } = *heading;
-                    self.shared.window.reset_if(age, head?);
-                    self.take_checked(from, self.shared.window.age(), page)?;
+                    let age = self.shared.window.reset_if(age, head?);
+                    self.take_checked(from, age, page)?;
                 }
             }
         }

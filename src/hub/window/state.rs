@@ -52,6 +52,8 @@ pub(super) struct Place {
     /// Most topics never have any.
     pub(super) ephemerals: Option<Box<Ephemerals>>,
     pub(super) life: Option<Box<Life>>,
+    /// Which of all that were forgotten it was the last time.
+    pub(super) forgotten: u64,
 }
 
 /// One subscription.
@@ -108,6 +110,14 @@ impl State {
     /// Whether a place of the log was shown, or passed over.
     pub(super) fn is_past(&self, place: Cursor) -> bool {
         place.run() == self.head.run() && place.position() <= self.head.position()
+    }
+
+    pub(super) fn forget(&mut self, topic: &Topic, sure: bool) {
+        self.forgotten += 1;
+        if let Some(place) = self.shelf.row(topic).and_then(|row| self.places.get_mut(row)) {
+            place.forgotten = self.forgotten;
+        }
+        self.shelf.forget(topic, sure);
     }
 
     pub(super) fn age(&self) -> Age {
