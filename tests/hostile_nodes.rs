@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use std::time::Duration;
 use support::nodes::Log;
 use tidings::{
-    EndReason, Event, GapReason, Hub, Message, Start, Subscription, Topic,
+    EndReason, Event, GapReason, Hub, LagBudget, Message, Start, Subscription, Topic,
     replay::Record,
     test_util::{next_event, next_message},
 };
@@ -103,6 +103,41 @@ async fn a_page_from_before_a_topic_was_forgotten_ends_nobody_after_a_new_run() 
     assert!(is_open(&mut fresh).await, "{:?}", fresh.end_reason());
     two.publish(T, text("new")).await.unwrap();
     assert_eq!((next_text(&mut late).await, next_text(&mut fresh).await), ("new".into(), "new".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_feed_left_out_is_no_credit_for_who_may_not_lag() {
+    let log = Log::new();
+    let (one, two) = (open(&log).await, open(&log).await);
+    let mut slow = one.subscribe(T).lag_budget(LagBudget::new().events(10));
+    two.publish(T, text(0)).await.unwrap();
+    assert_eq!(next_text(&mut slow).await, "0");
+    log.cut(0);
+    for n in 1..=100 {
+        two.publish(T, text(n)).await.unwrap();
+    }
+    log.skip(0);
+    log.heal(0);
+    for n in 1..=100 {
+        assert_eq!(next_text(&mut slow).await, n.to_string());
+    }
+    // As far as it may be behind, and further.
+    for n in 101..=110 {
+        two.publish(T, text(n)).await.unwrap();
+    }
+    settle().await;
+    assert_eq!(next_text(&mut slow).await, "101");
+    while next_text(&mut slow).await != "110" {}
+    for n in 0..90 {
+        two.publish(T, text(n)).await.unwrap();
+    }
+    settle().await;
+    let mut got = 0;
+    while slow.next().await.is_some() {
+        got += 1;
+        assert!(got < 90, "it was given all of it");
+    }
+    assert_eq!(slow.end_reason(), Some(EndReason::Lagged));
 }
 
 #[tokio::test(start_paused = true)]

@@ -93,7 +93,11 @@ impl Meter {
         if before_base { self.base.position() } else { cursor.position() }
     }
 
-    pub(crate) fn is_over(&self, now: &Published) -> bool {
+    pub(crate) fn is_over(&mut self, now: &Published) -> bool {
+        // What was read from the store and never shown here is no credit: who is ahead is even.
+        let (events, bytes) =
+            (now.events.saturating_sub(self.before.events), now.bytes.saturating_sub(self.before.bytes));
+        self.handed = (self.handed.0.min(events), self.handed.1.min(bytes));
         let behind = |now: u64, before: u64, handed: u64| now.saturating_sub(before).saturating_sub(handed);
         let events = behind(now.events, self.before.events, self.handed.0);
         let bytes = behind(now.bytes, self.before.bytes, self.handed.1);
