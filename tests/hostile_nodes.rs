@@ -141,6 +141,26 @@ async fn what_the_feed_left_out_is_no_credit_for_who_may_not_lag() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn notices_of_which_the_store_panicked_take_no_room_for_good() {
+    let log = Log::new();
+    let hub = open(&log).await;
+    let mut reader = hub.subscribe(T);
+    settle().await;
+    assert!(is_open(&mut reader).await);
+    log.break_notify(0, true);
+    // As many as may wait.
+    for n in 0..1024 {
+        hub.publish_ephemeral(T, text(n)).unwrap();
+    }
+    assert!(hub.publish_ephemeral(T, text("one more")).unwrap_err().is_busy());
+    settle().await;
+    log.break_notify(0, false);
+    hub.publish_ephemeral(T, text("there")).unwrap();
+    let Message::Event(event) = next_message(&mut reader).await.unwrap() else { panic!("an event") };
+    assert_eq!(event.record().data().as_deref(), Some("there"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_reads_while_other_topics_are_forgotten_comes_to_the_end_all_the_same() {
     let log = Log::new();
     let (one, two) = (open(&log).await, open(&log).await);

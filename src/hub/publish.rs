@@ -21,7 +21,13 @@ use crate::{
     replay::{AppendError, Cursor, Draft, Entry, Notice, ReadError, Record, Refused, Ring},
     sync::Mutex,
 };
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 use tokio::{runtime::Handle, sync::oneshot, time::Instant};
 
 type Outcome = Result<Cursor, PublishError>;
@@ -40,14 +46,14 @@ impl Shared {
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     state: Mutex<QueueState>,
+    /// How many notices wait, or are with the store.
+    notices: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
 struct QueueState {
     taken: bool,
     waiting: Vec<Job>,
-    /// How many notices wait, or are with the store.
-    notices: usize,
     /// Whether the runtime in which the hub was opened has ended.
     home_lost: bool,
     /// The topics of a batch that is with the store, or whose outcome is unknown.
@@ -65,7 +71,25 @@ enum Work {
     Append(Append),
     Forget(Topic, oneshot::Sender<Result<(), ReadError>>),
     /// For all nodes.
-    Notify(Notice),
+    Notify(Notice, Room),
+}
+
+/// A place among the notices that wait. Given back however that ends, also if the store panics.
+#[derive(Debug)]
+struct Room(Arc<AtomicUsize>);
+
+impl Room {
+    fn take(notices: &Arc<AtomicUsize>) -> Option<Self> {
+        let waiting = notices.fetch_add(1, Ordering::Relaxed);
+        let room = Self(Arc::clone(notices));
+        (waiting < MOST_NOTICES).then_some(room)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -92,13 +116,8 @@ pub(crate) fn notify(shared: &Arc<Shared>, notice: Notice) -> Result<(), Publish
     if shared.window.is_closed() {
         return Err(Kind::Closed.into());
     }
-    let mut state = shared.queue.state.lock();
-    if state.notices >= MOST_NOTICES {
-        return Err(Kind::Busy.into());
-    }
-    state.notices += 1;
-    drop(state);
-    enqueue(shared, Job { work: Work::Notify(notice), runtime });
+    let room = Room::take(&shared.queue.notices).ok_or(Kind::Busy)?;
+    enqueue(shared, Job { work: Work::Notify(notice, room), runtime });
     Ok(())
 }
 

@@ -140,16 +140,21 @@ impl Turn {
     async fn serve_some(&self, store: &Arc<dyn ErasedStore>, jobs: &mut Vec<Job>) {
         let alike = |job: &Job| match job.work {
             Work::Append(_) => 0,
-            Work::Notify(_) => 1,
+            Work::Notify(..) => 1,
             Work::Forget(..) => 2,
         };
         let first = jobs.first().map(alike);
         let until = jobs.iter().position(|job| Some(alike(job)) != first).unwrap_or(jobs.len());
         let (mut appends, mut notices, mut forgets) = (Vec::new(), Vec::new(), Vec::new());
+        // Until the store has answered.
+        let mut rooms = Vec::new();
         for job in jobs.drain(..until) {
             match job.work {
                 Work::Append(append) => appends.push(append),
-                Work::Notify(notice) => notices.push(notice),
+                Work::Notify(notice, room) => {
+                    notices.push(notice);
+                    rooms.push(room);
+                }
                 Work::Forget(topic, reply) => forgets.push((topic, reply)),
             }
         }
@@ -199,7 +204,6 @@ impl Turn {
 
     #[cfg_attr(not(feature = "tracing"), expect(unused_variables, reason = "it is only counted"))]
     fn notified(&self, count: usize, notified: Result<(), ReadError>) {
-        self.shared.queue.state.lock().notices -= count;
         if let Err(error) = notified {
             self.shared.counters.notify_errors(count);
             #[cfg(feature = "tracing")]
@@ -251,7 +255,7 @@ impl Turn {
             match job.work {
                 Work::Append(append) => append.fail(&Kind::Store(Arc::clone(why))),
                 Work::Forget(_, reply) => drop(reply.send(Err(ReadError::new(Arc::clone(why))))),
-                Work::Notify(_) => self.notified(1, Err(ReadError::new(Arc::clone(why)))),
+                Work::Notify(..) => self.notified(1, Err(ReadError::new(Arc::clone(why)))),
             }
         }
     }
