@@ -6,8 +6,8 @@ use futures_util::StreamExt as _;
 use std::time::Duration;
 use support::nodes::Log;
 use tidings::{
-    EndReason, Event, GapReason, Hub, LagBudget, Message, Start, Subscription, Topic,
-    replay::Record,
+    EndReason, Event, GapReason, Hub, LagBudget, Message, Start, Subscription, Topic, Topics,
+    replay::{Cursor, Record, Ring},
     test_util::{next_event, next_message},
 };
 use tokio::time::{sleep, timeout};
@@ -170,4 +170,115 @@ async fn who_reads_while_other_topics_are_forgotten_comes_to_the_end_all_the_sam
     assert!(early.is_err(), "{early:?}");
     two.publish(T, text("a")).await.unwrap();
     assert_eq!(next_text(&mut subscription).await, "a");
+}
+
+/// What one client saw, against what the log had.
+struct Client {
+    subscription: Subscription,
+    node: usize,
+    last: Cursor,
+    /// Up to where it was told that it missed something.
+    told: Option<Cursor>,
+}
+
+impl Client {
+    fn take(&mut self, message: Message, stored: &[Cursor]) {
+        match message {
+            Message::Event(event) => {
+                let (at, last) = (event.cursor(), self.last);
+                assert_eq!(at.run(), last.run(), "another run without a word, after {last}");
+                assert!(at.position() > last.position(), "{at} after {last}");
+                let told = self.told.map_or(0, |told| told.position());
+                let is_missed = |one: &&Cursor| {
+                    one.run() == at.run()
+                        && one.position() < at.position()
+                        && one.position() > last.position().max(told)
+                };
+                assert_eq!(stored.iter().find(is_missed), None, "missed between {last} and {at}, told {:?}", self.told);
+                self.last = at;
+            }
+            Message::Gap(gap) if gap.through.run() != self.last.run() => {
+                assert_eq!(gap.reason, GapReason::Foreign);
+                (self.last, self.told) = (gap.through, None);
+            }
+            Message::Gap(gap) => self.told = Some(gap.through),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn look(&mut self, most: usize, stored: &[Cursor]) {
+        for _ in 0..most {
+            let Ok(next) = timeout(Duration::from_millis(1), self.subscription.next()).await else { return };
+            self.take(next.unwrap().unwrap(), stored);
+        }
+    }
+}
+
+/// One log, two nodes, some clients, and whatever can happen to them.
+async fn turmoil(seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let log = Log::over(Ring::new().events_per_topic(random.usize(3..40)));
+    let builder = || Hub::builder().window_events(8).page(4, 1 << 16);
+    let hubs = [builder().open(log.node()).await.unwrap(), builder().open(log.node()).await.unwrap()];
+    let topics = || Topics::new([T, U]).unwrap();
+    let mut stored: Vec<Cursor> = Vec::new();
+    let mut clients: Vec<Client> = Vec::new();
+    for _ in 0..150 {
+        let node = random.usize(..2);
+        let topic = if random.bool() { T } else { U };
+        match random.u32(..100) {
+            0..40 => stored.push(hubs[node].publish(topic, text(1)).await.unwrap()),
+            40..60 if !clients.is_empty() => {
+                let at = random.usize(..clients.len());
+                clients[at].look(random.usize(1..6), &stored).await;
+            }
+            60..70 if !clients.is_empty() => {
+                let at = random.usize(..clients.len());
+                let client = &mut clients[at];
+                client.node = 1 - client.node;
+                // From the place that it was given; what it was told and got nothing after it is told again.
+                client.told = None;
+                let subscription = hubs[client.node].subscribe(topics()).resume(client.last);
+                // Zero is none.
+                client.subscription = subscription.min_interval(Duration::from_millis(random.u64(..5)));
+            }
+            70..76 => {
+                let subscription = hubs[node].subscribe(topics());
+                let last = subscription.cursor().unwrap();
+                clients.push(Client { subscription, node, last, told: None });
+            }
+            76..80 => log.cut(node),
+            80..85 => log.heal(node),
+            85..87 => log.skip(node),
+            87..90 => log.halt_after(node, random.usize(..5)),
+            90..94 => log.let_go(node),
+            94..96 => hubs[node].forget(topic).await.unwrap(),
+            96 => {
+                log.replace();
+                stored.clear();
+            }
+            97 => log.break_feed(node, random.bool()),
+            _ => settle().await,
+        }
+    }
+    for node in 0..2 {
+        log.heal(node);
+        log.let_go(node);
+    }
+    sleep(Duration::from_secs(5)).await;
+    let end = [hubs[0].publish(T, text("end")).await.unwrap(), hubs[1].publish(U, text("end")).await.unwrap()];
+    stored.extend(end);
+    settle().await;
+    for client in &mut clients {
+        client.look(usize::MAX, &stored).await;
+        assert_eq!(client.last, end[1]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_misses_anything_silently_or_has_it_twice_whatever_happens_to_two_nodes() {
+    for seed in 0..300 {
+        let done = tokio::spawn(turmoil(seed)).await;
+        assert!(done.is_ok(), "seed {seed}");
+    }
 }
