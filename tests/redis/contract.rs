@@ -158,6 +158,18 @@ async fn a_batch_of_any_length_is_one_batch() {
     }
 }
 
+/// A server takes no command of more than a million words, and closes the connection on which one comes.
+#[tokio::test]
+async fn a_batch_that_is_too_long_for_the_server_is_refused_at_once() {
+    let redis = Redis::start().await;
+    let store = open(&redis, &fresh()).await;
+    let records: Vec<_> = (0..250_000).map(|_| record(A, "")).collect();
+    let error = store.append(records.into()).await.unwrap_err();
+    assert!(!error.is_unknown(), "{error}");
+    assert_eq!(all(&store, A).await, [""; 0]);
+    append(&store, A, "one").await;
+}
+
 /// Scripts count in doubles, which are whole up to 2^53.
 #[tokio::test]
 async fn positions_are_exact_as_far_as_they_go() {

@@ -11,6 +11,9 @@ use super::{
 };
 use crate::replay::{AppendError, Cursor, Kind, Outcomes, Record, Refused, codec};
 
+/// How many words a server takes in one command, but for those that every command has: with more it closes the connection.
+const MOST_WORDS: usize = 1024 * 1024 - 64;
+
 /// What an entry costs beside its bytes: as in `log.lua`.
 const OVERHEAD: usize = 64;
 
@@ -21,6 +24,10 @@ impl Node {
         let ask = self.batch(held.ticket, records, &mut outcomes);
         if outcomes.iter().all(Option::is_some) {
             return Ok(outcomes.into_iter().flatten().collect());
+        }
+        if ask.keys.len() + ask.args.len() > MOST_WORDS {
+            let count = records.len();
+            return Err(AppendError::refused(format!("{count} events are more than the server takes in one batch")));
         }
         let mut retry = self.retry();
         // What was given up before must not come after this.
