@@ -3,11 +3,14 @@
 mod support;
 
 use futures_util::StreamExt as _;
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use support::nodes::Log;
 use tidings::{
     EndReason, Event, GapReason, Hub, LagBudget, Message, Start, Subscription, Topic, Topics,
-    replay::{Cursor, Record, Ring},
+    replay::{AppendError, Cursor, Page, Read, ReadError, Record, Refused, ReplayStore, Ring},
     test_util::{next_event, next_message},
 };
 use tokio::time::{sleep, timeout};
@@ -281,4 +284,63 @@ async fn nobody_misses_anything_silently_or_has_it_twice_whatever_happens_to_two
         let done = tokio::spawn(turmoil(seed)).await;
         assert!(done.is_ok(), "seed {seed}");
     }
+}
+
+/// A log in memory that takes its time, and remembers how much it was given at once.
+#[derive(Clone)]
+struct Slow(Arc<(Ring, Mutex<Vec<(usize, usize)>>)>);
+
+impl Slow {
+    /// What it never answers.
+    const NEVER: &str = "never";
+}
+
+impl ReplayStore for Slow {
+    async fn head(&self) -> Result<Cursor, ReadError> {
+        self.0.0.head().await
+    }
+
+    async fn append(&self, records: Arc<[Record]>) -> Result<Vec<Result<Cursor, Refused>>, AppendError> {
+        sleep(Duration::from_secs(1)).await;
+        let bytes = records.iter().map(|record| record.body().len()).sum();
+        self.0.1.lock().unwrap().push((records.len(), bytes));
+        if records.iter().any(|record| record.data().as_deref() == Some(Self::NEVER)) {
+            std::future::pending::<()>().await;
+        }
+        self.0.0.append(records).await
+    }
+
+    async fn read(&self, read: Read) -> Result<Page, ReadError> {
+        self.0.0.read(read).await
+    }
+
+    async fn forget(&self, topic: Topic) -> Result<(), ReadError> {
+        self.0.0.forget(topic).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_good_behind_a_batch_that_is_never_answered() {
+    let store = Slow(Arc::new((Ring::new(), Mutex::default())));
+    let hub = Hub::builder().open(store.clone()).await.unwrap();
+    let publish = |topic, body| {
+        let hub = hub.clone();
+        tokio::spawn(async move { hub.publish(topic, text(body)).await })
+    };
+    let first = publish(T, "first");
+    settle().await;
+    // Once that is stored, these come together.
+    let lost = publish(T, Slow::NEVER);
+    settle().await;
+    let forgotten = tokio::spawn({
+        let hub = hub.clone();
+        async move { hub.forget(U).await }
+    });
+    settle().await;
+    let behind = publish(U, "behind");
+    first.await.unwrap().unwrap();
+    assert!(lost.await.unwrap().unwrap_err().is_unknown());
+    let longest = Duration::from_secs(60);
+    assert!(timeout(longest, forgotten).await.expect("an answer").unwrap().is_err());
+    assert!(timeout(longest, behind).await.expect("an answer").unwrap().is_err());
 }

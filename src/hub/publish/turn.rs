@@ -159,7 +159,7 @@ impl Turn {
             }
         }
         if !appends.is_empty() {
-            self.append(store, appends).await;
+            self.append(store, appends, jobs).await;
         }
         if !notices.is_empty() {
             self.notify(store, notices).await;
@@ -212,7 +212,7 @@ impl Turn {
     }
 
     /// Appends what some ask for as one batch, and answers them.
-    async fn append(&self, store: &Arc<dyn ErasedStore>, mut asked: Vec<Append>) {
+    async fn append(&self, store: &Arc<dyn ErasedStore>, mut asked: Vec<Append>, behind: &mut Vec<Job>) {
         let batch: Arc<[Record]> = asked.iter_mut().flat_map(|one| std::mem::take(&mut one.records)).collect();
         self.mark_unsure(&batch);
         let limit = self.shared.append_timeout;
@@ -233,7 +233,8 @@ impl Turn {
                     break outcomes;
                 }
                 let why: Arc<dyn Error + Send + Sync> = Arc::new(AppendError::refused("the store does not answer"));
-                self.refuse(self.waiting(), &why);
+                behind.append(&mut self.waiting());
+                self.refuse(std::mem::take(behind), &why);
             }
         };
         // Who came in the meantime would wait as long again, for a store that is away.
