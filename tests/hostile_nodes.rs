@@ -320,6 +320,26 @@ impl ReplayStore for Slow {
 }
 
 #[tokio::test(start_paused = true)]
+async fn those_who_waited_for_a_slow_store_are_not_one_batch_that_is_too_much_for_it() {
+    let store = Slow(Arc::new((Ring::new(), Mutex::default())));
+    let hub = Hub::builder().open(store.clone()).await.unwrap();
+    let publish = |count: usize, body: String| {
+        let publishing = (0..count).map(|_| hub.publish(T, text(&body)));
+        futures_util::future::join_all(publishing.collect::<Vec<_>>())
+    };
+    let outcomes = publish(10_000, "small".into()).await;
+    assert!(outcomes.iter().all(Result::is_ok));
+    let outcomes = publish(30, "x".repeat(1_000_000)).await;
+    assert!(outcomes.iter().all(Result::is_ok));
+    let batches = store.0.1.lock().unwrap().clone();
+    assert_eq!(batches.iter().map(|(count, _)| count).sum::<usize>(), 10_030);
+    // Servers and their clients have bounds of their own, of some 32 MiB.
+    assert!(batches.iter().all(|&(count, bytes)| count <= 4096 && bytes <= 9_000_000), "{batches:?}");
+    // And yet they share: 10,000 one by one would take hours.
+    assert!(batches.len() < 20, "{batches:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn nobody_waits_for_good_behind_a_batch_that_is_never_answered() {
     let store = Slow(Arc::new((Ring::new(), Mutex::default())));
     let hub = Hub::builder().open(store.clone()).await.unwrap();

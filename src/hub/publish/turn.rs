@@ -22,6 +22,10 @@ use tokio::{
 /// second.
 const RECOVERY_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
+/// What those who wait are given to the store as one batch at most, in records and bytes, unless one of them alone has more:
+/// servers have bounds for what they take and pass on at once, and the first is not to wait for long with the last.
+const MOST_AT_ONCE: (usize, usize) = (4096, 8 * 1024 * 1024);
+
 /// The right to append; there is one. Dropped, it goes to a task that serves those who wait, or back.
 pub(super) struct Turn {
     shared: Arc<Shared>,
@@ -144,7 +148,16 @@ impl Turn {
             Work::Forget(..) => 2,
         };
         let first = jobs.first().map(alike);
-        let until = jobs.iter().position(|job| Some(alike(job)) != first).unwrap_or(jobs.len());
+        let (mut count, mut bytes) = (0, 0);
+        let mut goes_along = |job: &Job| {
+            let is_first = count == 0;
+            if let Work::Append(append) = &job.work {
+                count += append.records.len().max(1);
+                bytes += append.records.iter().map(Record::size).sum::<usize>();
+            }
+            Some(alike(job)) == first && (is_first || count <= MOST_AT_ONCE.0 && bytes <= MOST_AT_ONCE.1)
+        };
+        let until = jobs.iter().take_while(|job| goes_along(job)).count();
         let (mut appends, mut notices, mut forgets) = (Vec::new(), Vec::new(), Vec::new());
         // Until the store has answered.
         let mut rooms = Vec::new();
