@@ -4,6 +4,7 @@ mod support;
 
 use futures_util::StreamExt as _;
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -225,12 +226,21 @@ async fn turmoil(seed: u64) {
     let hubs = [builder().open(log.node()).await.unwrap(), builder().open(log.node()).await.unwrap()];
     let topics = || Topics::new([T, U]).unwrap();
     let mut stored: Vec<Cursor> = Vec::new();
+    let mut states = HashMap::new();
     let mut clients: Vec<Client> = Vec::new();
     for _ in 0..150 {
         let node = random.usize(..2);
         let topic = if random.bool() { T } else { U };
         match random.u32(..100) {
-            0..40 => stored.push(hubs[node].publish(topic, text(1)).await.unwrap()),
+            0..25 => stored.push(hubs[node].publish(topic, text(1)).await.unwrap()),
+            25..40 => {
+                let key = random.usize(..3);
+                let new = hubs[node].publish_latest(&topic, key.to_string(), text(2)).await.unwrap();
+                stored.push(new);
+                // Nobody need have what another took the place of.
+                let older = states.insert((topic, key), new);
+                stored.retain(|one| Some(*one) != older);
+            }
             40..60 if !clients.is_empty() => {
                 let at = random.usize(..clients.len());
                 clients[at].look(random.usize(1..6), &stored).await;
