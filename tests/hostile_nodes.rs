@@ -192,7 +192,7 @@ impl Client {
                 let (at, last) = (event.cursor(), self.last);
                 assert_eq!(at.run(), last.run(), "another run without a word, after {last}");
                 assert!(at.position() > last.position(), "{at} after {last}");
-                let told = self.told.map_or(0, |told| told.position());
+                let told = self.told.map_or(0, Cursor::position);
                 let is_missed = |one: &&Cursor| {
                     one.run() == at.run()
                         && one.position() < at.position()
@@ -298,40 +298,47 @@ async fn nobody_misses_anything_silently_or_has_it_twice_whatever_happens_to_two
 
 /// A log in memory that takes its time, and remembers how much it was given at once.
 #[derive(Clone)]
-struct Slow(Arc<(Ring, Mutex<Vec<(usize, usize)>>)>);
+struct Slow {
+    ring: Arc<Ring>,
+    batches: Arc<Mutex<Vec<(usize, usize)>>>,
+}
 
 impl Slow {
     /// What it never answers.
     const NEVER: &str = "never";
+
+    fn new() -> Self {
+        Self { ring: Arc::new(Ring::new()), batches: Arc::default() }
+    }
 }
 
 impl ReplayStore for Slow {
     async fn head(&self) -> Result<Cursor, ReadError> {
-        self.0.0.head().await
+        self.ring.head().await
     }
 
     async fn append(&self, records: Arc<[Record]>) -> Result<Vec<Result<Cursor, Refused>>, AppendError> {
         sleep(Duration::from_secs(1)).await;
         let bytes = records.iter().map(|record| record.body().len()).sum();
-        self.0.1.lock().unwrap().push((records.len(), bytes));
+        self.batches.lock().unwrap().push((records.len(), bytes));
         if records.iter().any(|record| record.data().as_deref() == Some(Self::NEVER)) {
             std::future::pending::<()>().await;
         }
-        self.0.0.append(records).await
+        self.ring.append(records).await
     }
 
     async fn read(&self, read: Read) -> Result<Page, ReadError> {
-        self.0.0.read(read).await
+        self.ring.read(read).await
     }
 
     async fn forget(&self, topic: Topic) -> Result<(), ReadError> {
-        self.0.0.forget(topic).await
+        self.ring.forget(topic).await
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn those_who_waited_for_a_slow_store_are_not_one_batch_that_is_too_much_for_it() {
-    let store = Slow(Arc::new((Ring::new(), Mutex::default())));
+    let store = Slow::new();
     let hub = Hub::builder().open(store.clone()).await.unwrap();
     let publish = |count: usize, body: String| {
         let publishing = (0..count).map(|_| hub.publish(T, text(&body)));
@@ -341,7 +348,7 @@ async fn those_who_waited_for_a_slow_store_are_not_one_batch_that_is_too_much_fo
     assert!(outcomes.iter().all(Result::is_ok));
     let outcomes = publish(30, "x".repeat(1_000_000)).await;
     assert!(outcomes.iter().all(Result::is_ok));
-    let batches = store.0.1.lock().unwrap().clone();
+    let batches = store.batches.lock().unwrap().clone();
     assert_eq!(batches.iter().map(|(count, _)| count).sum::<usize>(), 10_030);
     // Servers and their clients have bounds of their own, of some 32 MiB.
     assert!(batches.iter().all(|&(count, bytes)| count <= 4096 && bytes <= 9_000_000), "{batches:?}");
@@ -351,7 +358,7 @@ async fn those_who_waited_for_a_slow_store_are_not_one_batch_that_is_too_much_fo
 
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_good_behind_a_batch_that_is_never_answered() {
-    let store = Slow(Arc::new((Ring::new(), Mutex::default())));
+    let store = Slow::new();
     let hub = Hub::builder().open(store.clone()).await.unwrap();
     let publish = |topic, body| {
         let hub = hub.clone();
