@@ -14,7 +14,7 @@ use tidings::{
     replay::{AppendError, Cursor, Page, Read, ReadError, Record, Refused, ReplayStore, Ring},
     test_util::{next_event, next_message},
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 const T: Topic = Topic::from_static("t");
 const U: Topic = Topic::from_static("u");
@@ -304,6 +304,8 @@ struct Slow {
 }
 
 impl Slow {
+    /// What it refuses, after it has tried for long.
+    const REFUSED: &str = "refused";
     /// What it never answers.
     const NEVER: &str = "never";
 
@@ -321,6 +323,10 @@ impl ReplayStore for Slow {
         sleep(Duration::from_secs(1)).await;
         let bytes = records.iter().map(|record| record.body().len()).sum();
         self.batches.lock().unwrap().push((records.len(), bytes));
+        if records.iter().any(|record| record.data().as_deref() == Some(Self::REFUSED)) {
+            sleep(Duration::from_secs(3)).await;
+            return Err(AppendError::refused("it is away"));
+        }
         if records.iter().any(|record| record.data().as_deref() == Some(Self::NEVER)) {
             std::future::pending::<()>().await;
         }
@@ -380,4 +386,21 @@ async fn nobody_waits_for_good_behind_a_batch_that_is_never_answered() {
     let longest = Duration::from_secs(60);
     assert!(timeout(longest, forgotten).await.expect("an answer").unwrap().is_err());
     assert!(timeout(longest, behind).await.expect("an answer").unwrap().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_store_that_is_away_once_for_each_batch_before_theirs() {
+    let hub = Hub::builder().open(Slow::new()).await.unwrap();
+    let first = tokio::spawn({
+        let hub = hub.clone();
+        async move { hub.publish(T, text("first")).await }
+    });
+    settle().await;
+    let begun = Instant::now();
+    // Three batches, if all were given to the store.
+    let publishing = (0..10_000).map(|_| hub.publish(T, text(Slow::REFUSED)));
+    let outcomes = futures_util::future::join_all(publishing.collect::<Vec<_>>()).await;
+    first.await.unwrap().unwrap();
+    assert!(outcomes.iter().all(Result::is_err));
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }

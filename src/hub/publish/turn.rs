@@ -259,7 +259,8 @@ impl Turn {
         }
         if is_away {
             let why: Arc<dyn Error + Send + Sync> = Arc::new(AppendError::refused("the store does not answer"));
-            self.refuse(self.waiting(), &why);
+            behind.append(&mut self.waiting());
+            self.refuse(std::mem::take(behind), &why);
         }
     }
 
