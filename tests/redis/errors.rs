@@ -1,8 +1,9 @@
 //! What an operator is told of a server that cannot be used, and how soon.
 
-use crate::{A, DEADLINE, fresh, open, record, support::redis::Redis};
+use crate::{A, B, DEADLINE, append, fresh, next, open, record, support::redis::Redis, until};
+use futures_util::{FutureExt as _, StreamExt as _};
 use std::{error::Error, net::SocketAddr, time::Duration};
-use tidings::replay::{ReadError, RedisStore, ReplayStore as _};
+use tidings::replay::{FeedItem, Read, ReadError, ReadFrom, RedisStore, ReplayStore as _};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -93,7 +94,7 @@ async fn the_cause_is_told_when_the_deadline_has_come() {
         let read = chain(&store.head().await.unwrap_err());
         [&appended, &read].iter().all(|text| text.contains(&format!("{}: Connection refused", redis.address)))
     };
-    crate::until("the cause should be told", is_told).await;
+    until("the cause should be told", is_told).await;
     for _ in 0..4 {
         assert!(is_told().await);
     }
@@ -139,4 +140,53 @@ async fn who_lacks_rights_is_told_where_they_are_named() {
     let _: String = redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let text = chain(&store.append([record(A, "no room")].into()).await.unwrap_err());
     assert!(text.contains("OOM") && !text.contains("ACL"), "{text}");
+}
+
+/// So that nodes of two versions do not harm each other's log.
+#[tokio::test]
+async fn a_log_of_a_later_format_is_refused_and_left_alone() {
+    let redis = Redis::start().await;
+    let name = fresh();
+    let log = format!("{{{name}}}:log");
+    // There is something to tidy up.
+    let store = crate::builder(&redis, &name).max_age(Duration::from_millis(1)).open().await.unwrap();
+    let cursor = append(&store, A, "one").await;
+    assert_eq!(redis.command::<String>(&["HGET", &log, "format"]).await, "1");
+    let _: i64 = redis.command(&["HSET", &log, "format", "2"]).await;
+    let keys = async || -> (Vec<String>, Vec<String>) {
+        let mut log: Vec<String> = redis.command(&["HGETALL", &log]).await;
+        let mut all: Vec<String> = redis.command(&["KEYS", "*"]).await;
+        log.sort();
+        all.sort();
+        (log, all)
+    };
+    let before = keys().await;
+    let refused = |error: &dyn Error| {
+        let text = chain(error);
+        assert!(text.contains("has format 2") && text.contains("up to 1") && text.contains(&log), "{text}");
+    };
+    let error = store.append([record(A, "two")].into()).await.unwrap_err();
+    assert!(!error.is_unknown());
+    refused(&error);
+    refused(&store.head().await.unwrap_err());
+    refused(&store.read(Read::new(A, ReadFrom::After(cursor))).await.unwrap_err());
+    refused(&store.forget(A).await.unwrap_err());
+    refused(&RedisStore::open(redis.url(), &name).await.unwrap_err());
+    let mut feed = store.feed(cursor.run().at(0)).unwrap();
+    // What tidies up, and fills the feed.
+    let failed = async || -> String {
+        let stats: String = redis.command(&["INFO", "commandstats"]).await;
+        let of_scripts = stats.lines().filter(|line| line.starts_with("cmdstat_eval"));
+        of_scripts.filter_map(|line| line.split("failed_calls=").nth(1)).collect()
+    };
+    let so_far = failed().await;
+    until("it should be tidied up", async || failed().await != so_far).await;
+    assert_eq!(keys().await, before);
+    assert!(feed.next().now_or_never().is_none(), "the feed is not to say anything");
+    // One that was made before there was a number has the first format.
+    let _: i64 = redis.command(&["HDEL", &log, "format"]).await;
+    let late = open(&redis, &name).await;
+    let second = append(&late, B, "two").await;
+    assert_eq!(second.run(), cursor.run());
+    while !matches!(next(&mut feed).await, FeedItem::Record(cursor, _) if cursor == second) {}
 }

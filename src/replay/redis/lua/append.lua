@@ -3,7 +3,8 @@
 -- key if it has one, and its bytes.
 -- Answers epoch, run, newest, and one outcome for each record: its position, F (finished), D and the position of the first.
 
-open(true)
+local later = open(true)
+if later then return later end
 -- The first write: where there is no memory it fails, and nothing was done.
 redis.call('HSET', log, 'newest', text(state.newest))
 local lane, number = KEYS[4], ARGV[NEXT]

@@ -2,7 +2,8 @@
 -- which; how many records and bytes.
 -- Answers epoch, run, newest, whether to skip to the newest, how far it is complete, then kind, position and bytes of each.
 
-open(false)
+local later = open(false)
+if later then return later end
 local after, most, bytes = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local answer = {state.epoch, state.run, text(state.newest), '0', text(after)}
 local skip = {state.epoch, state.run, text(state.newest), '1', text(state.newest)}

@@ -1,6 +1,7 @@
 -- Forgets a topic. ARGV from NEXT: the topic.
 
-open(true)
+local later = open(true)
+if later then return later end
 local m = find(ARGV[NEXT])
 if m then
   local before = state.newest

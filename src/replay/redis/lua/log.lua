@@ -8,6 +8,7 @@
 
 local log, recent, due = KEYS[1], KEYS[2], KEYS[3]
 local prefix = ARGV[1]
+local FORMAT = 1        -- of all keys: a log of a later one is left alone. Logs of the first may not have it written
 local RUNS = 64         -- how many runs are known; cursors of older ones are foreign
 local OVERHEAD = 64     -- what an entry costs beside its bytes, about
 local NEVER = 1e14      -- later than any clock
@@ -51,12 +52,19 @@ end
 -- Reads the state of the log, creates it if there is none, and begins a new run if it may have been rewound: the node has
 -- seen more of the present run, or a run that the log does not know; or (asked with `server`, and for a new log) it is
 -- another server process that answers: one that was restarted, restored, or took over from another.
+-- Returns what the script has to answer, before it does anything, if the log is of a later format.
 local function open(server)
-  local got = redis.call('HMGET', log, 'epoch', 'runs', 'newest', 'floor', 'bytes', 'server')
+  local got = redis.call('HMGET', log, 'epoch', 'runs', 'newest', 'floor', 'bytes', 'server', 'format')
+  if got[7] and not (tonumber(got[7]) and tonumber(got[7]) <= FORMAT) then
+    return redis.error_reply(
+      'FORMAT the log ' .. log .. ' has format ' .. got[7] .. ', and this version of tidings knows them up to ' .. FORMAT
+      .. ': bring this node up to date with the others, or give it a log with another name'
+    )
+  end
   local new, rewound, lost = not got[1], false, nil
   if new then
     state = {epoch = ARGV[5], run = '0', runs = {{'0', 0}}, newest = 0, floor = 0, bytes = 0}
-    redis.call('HSET', log, 'epoch', state.epoch, 'runs', '0:0', 'newest', '0', 'floor', '0', 'bytes', '0')
+    redis.call('HSET', log, 'epoch', state.epoch, 'runs', '0:0', 'newest', '0', 'floor', '0', 'bytes', '0', 'format', FORMAT)
     -- What is left of one that is gone belongs to nobody.
     redis.call('UNLINK', recent, due)
     publish(head_of('R') .. '0\n')

@@ -4,7 +4,8 @@
 -- how many topics have ended, which (from 0) and where, then position and bytes of each record. Bytes begin with the length of
 -- the body.
 
-open(false)
+local later = open(false)
+if later then return later end
 local from, after, most, room = ARGV[7], tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
 local floor, held, sources, topics = 0, 0, {}, {}
 local good = from == 'A' and (good_up_to(ARGV[8], ARGV[9]) or -1) or state.newest

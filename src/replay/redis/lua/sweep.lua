@@ -1,7 +1,8 @@
 -- Removes what is too old, for a few of the topics that are due. ARGV from NEXT: how many, and how many of their entries.
 -- Answers epoch, run, newest, and 1 if there may be more to do.
 
-open(true)
+local later = open(true)
+if later then return later end
 local now, before = clock(), state.newest
 local budget = tonumber(ARGV[NEXT + 1])
 local topics = redis.call('ZRANGEBYSCORE', due, '-inf', text(now), 'LIMIT', 0, ARGV[NEXT])
