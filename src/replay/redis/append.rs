@@ -1,7 +1,7 @@
 //! Appending: one script call for a batch, sent again until it is known what came of it.
 //!
 //! Invariant: however often a batch is sent, it is stored once. One whose answer was that it is unknown may still be stored,
-//! but not once this node has reached the server again: no call of this node does anything before the fence is up.
+//! but not once this node has reached the server again: it appends and reads nothing before the fence is up.
 
 use super::{
     error::CallError,
