@@ -57,11 +57,12 @@ impl CallError {
     /// One that a connection was not made for. `is_passing`: whether it may be otherwise in a while, whatever it is.
     pub(super) fn connecting(at: &ConnectionInfo, why: Connecting, is_passing: bool) -> Self {
         let (error, lasts, hint) = match why {
-            // The parser's words are of no use to an operator.
-            Connecting::Failed(error) if error.kind() == ErrorKind::Parse => {
+            // An answer that was cut off cannot be parsed either: so it is tried again, and called what it is only where
+            // something else came in its place.
+            Connecting::Failed(error) if is_foreign(&error) => {
                 let text =
                     "what answers there is no Redis server (does it speak HTTP, or want TLS, which is `rediss://`?)";
-                (Self::new(text, false), true, "")
+                (Self::new(text, false), false, "")
             }
             Connecting::Failed(error) => {
                 let (lasts, hint) = look_at(&error);
@@ -115,6 +116,11 @@ fn look_at(error: &RedisError) -> (bool, &'static str) {
             _ => (error.detail().is_some_and(|detail| detail.contains("out of range")), ""),
         },
     }
+}
+
+/// Whether the parser met something that no Redis says there.
+fn is_foreign(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Parse && error.detail().is_some_and(|detail| detail.contains("Unexpected `"))
 }
 
 /// Whether the user lacks a right: asked of the server, or by a script, where it has no word of its own.
