@@ -173,7 +173,7 @@ async fn publish(hub: &Hub, name: &str) {
 fn publishers(nodes: &[Node; 2], progress: &Arc<Progress>) -> JoinSet<()> {
     let each = EVENTS / 4;
     let publisher = |n: u64| {
-        let (hub, progress) = (nodes[n as usize % 2].hub.clone(), Arc::clone(progress));
+        let (hub, progress) = (nodes[usize::from(n % 2 == 1)].hub.clone(), Arc::clone(progress));
         async move {
             for event in 0..each {
                 publish(&hub, &format!("{n}/{event}")).await;
@@ -281,7 +281,7 @@ async fn also_while_one_node_hears_nothing_for_five_seconds() {
 /// Numbered events, on either node, each acknowledged before the next.
 async fn publish_numbers(nodes: &[Node; 2], numbers: std::ops::RangeInclusive<u64>) {
     for number in numbers {
-        publish(&nodes[number as usize % 2].hub, &number.to_string()).await;
+        publish(&nodes[usize::from(number % 2 == 1)].hub, &number.to_string()).await;
     }
 }
 
