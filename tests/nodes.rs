@@ -331,6 +331,13 @@ async fn a_clients_heartbeat_is_good_on_every_node() {
     settle().await;
     assert_eq!(post(&elsewhere, token).await, StatusCode::SERVICE_UNAVAILABLE, "which says nothing of the session");
     assert_eq!(post(&one.heartbeat_handler(), token).await, StatusCode::NO_CONTENT);
+    // It is back before the answer is given up, and still nobody has heard the question.
+    let (answer, ()) = tokio::join!(post(&elsewhere, token), async {
+        sleep(Duration::from_secs(1)).await;
+        log.heal(1);
+    });
+    assert_eq!(answer, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(post(&elsewhere, token).await, StatusCode::NO_CONTENT);
 }
 
 #[tokio::test(start_paused = true)]

@@ -397,7 +397,8 @@ impl Hub {
     /// Forgets a topic: its events, that it was finished, and that it was created. It can be published to again.
     ///
     /// Who follows it and has everything goes on with what comes next; who is behind, and who comes back, is told of a
-    /// gap.
+    /// gap. Over a [log that nodes share](crate::replay::ReplayStore::feed), each hub shows what it has of the topic until
+    /// its feed has told it, also this one.
     ///
     /// # Errors
     ///
@@ -418,7 +419,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Ends every stream once it has what was published, and publishes nothing more.
+    /// Ends every stream once it has what was published, and publishes nothing more. Over a [log that nodes
+    /// share](crate::replay::ReplayStore::feed) that is what this hub has heard of: the rest comes to who resumes elsewhere.
     ///
     /// Clients come back at the times that were drawn for them; one that comes back to this hub gets its reconnection time
     /// and the end. Call it when the server shuts down, because a server waits for its open responses:

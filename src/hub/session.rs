@@ -186,6 +186,7 @@ impl Hub {
             return Heard::No;
         }
         let Some((question, answer)) = shared.sessions.ask() else { return Heard::Unsure };
+        let connected_before = shared.counters.feed_connected();
         if !shared.tell_others(&Control::Heartbeat { token: token.to_vec(), question }) {
             return Heard::Unsure;
         }
@@ -193,9 +194,9 @@ impl Hub {
         shared.sessions.questions.lock().remove(&question);
         match answer {
             Ok(Ok(())) => Heard::Yes,
-            // While this node is cut off from the others, that nobody answers means nothing.
-            _ if !shared.counters.is_feed_connected() => Heard::Unsure,
-            _ => Heard::No,
+            _ if connected_before.is_some() && shared.counters.feed_connected() == connected_before => Heard::No,
+            // When this node was cut off from the others, that nobody answers means nothing.
+            _ => Heard::Unsure,
         }
     }
 }

@@ -301,9 +301,11 @@ impl Counters {
         self.missed.fetch_add(missed, Relaxed);
     }
 
+    /// If it is followed now, after how many interruptions.
     #[cfg(feature = "client-heartbeats")]
-    pub(crate) fn is_feed_connected(&self) -> bool {
-        self.connected.load(Relaxed)
+    pub(crate) fn feed_connected(&self) -> Option<u64> {
+        let interruptions = self.interruptions.load(Relaxed);
+        self.connected.load(Relaxed).then_some(interruptions)
     }
 
     pub(crate) fn feed_skipped(&self) {

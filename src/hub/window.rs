@@ -18,7 +18,7 @@ mod take;
 use self::{
     life::Due,
     members::STAYS,
-    state::{Sleep, State, Waiter},
+    state::{Forgotten, Sleep, State, Waiter},
 };
 pub(crate) use self::{
     life::{Life, TopicLife, Watch},
@@ -117,7 +117,7 @@ impl Window {
                 places: Vec::new(),
                 waiters: Slab::new(),
                 closed: false,
-                forgotten: 0,
+                forgotten: Forgotten::default(),
                 ephemerals: ephemeral::All::default(),
                 due: Due::new(topic_life.idle),
                 spare: Vec::new(),
@@ -241,7 +241,7 @@ impl Window {
         // What was true of an older run, or before a topic was forgotten, may not be true of this one.
         if page.through.run() == state.head.run() && age.run == state.head.run() {
             for (row, topic) in attached.rows().zip(topics) {
-                if state.places[row].forgotten <= age.forgotten {
+                if !state.forgotten.since(age.forgotten, row) {
                     state.shelf.learn(row, finished.contains(topic), page.through.position());
                 }
             }

@@ -18,6 +18,7 @@ use crate::Topic;
 use slab::Slab;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    num::NonZeroU64,
     sync::Arc,
     time::Duration,
 };
@@ -95,7 +96,8 @@ struct Row {
     keys: BTreeMap<Box<str>, u64>,
     bytes: usize,
     floor: u64,
-    finished: Option<u64>,
+    /// The position of its end. No record has position 0.
+    finished: Option<NonZeroU64>,
     /// Up to where someone else said that it is not finished: an end before was forgotten, also if it comes later.
     open: u64,
     /// Where its last end is: nothing before lasts.
@@ -258,14 +260,15 @@ impl Shelf {
         // An event that was accepted says that the topic is not finished, whatever was known.
         self.rows[row].finished = None;
         if kind == Kind::Finish {
-            self.rows[row].finished = Some(position);
+            self.rows[row].finished = NonZeroU64::new(position);
             self.end_lasting(row, position, now);
             if self.limits.finished.is_some() {
                 self.ends.push_back(Placed { position, row, at: now });
                 if self.ends.len() > 2 * self.rows.len() + 64 {
                     // Most are of topics that were forgotten since.
                     let rows = &self.rows;
-                    self.ends.retain(|end| rows.get(end.row).is_some_and(|it| it.finished == Some(end.position)));
+                    self.ends
+                        .retain(|end| rows.get(end.row).is_some_and(|it| it.finished == NonZeroU64::new(end.position)));
                 }
             }
         }
@@ -372,7 +375,7 @@ impl Shelf {
 
     pub(crate) fn finished(&self, row: usize) -> Option<u64> {
         let it = &self.rows[row];
-        it.finished.filter(|end| *end > it.open)
+        it.finished.map(NonZeroU64::get).filter(|end| *end > it.open)
     }
 
     /// Whether it is known if a topic is finished.
@@ -390,7 +393,7 @@ impl Shelf {
         }
         it.known = true;
         if finished {
-            it.finished = Some(known_end.map_or(position, |known| known.min(position)));
+            it.finished = NonZeroU64::new(known_end.map_or(position, |known| known.min(position)));
         } else {
             it.open = it.open.max(position);
         }

@@ -12,7 +12,11 @@ use crate::{
     replay::{Cursor, Entry, Shelf, Stretch},
 };
 use slab::Slab;
-use std::{collections::VecDeque, sync::Arc, task::Waker};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    task::Waker,
+};
 use tokio::time::Instant;
 
 pub(super) struct State {
@@ -23,8 +27,7 @@ pub(super) struct State {
     pub(super) places: Vec<Place>,
     pub(super) waiters: Slab<Waiter>,
     pub(super) closed: bool,
-    /// How often a topic was forgotten.
-    pub(super) forgotten: u64,
+    pub(super) forgotten: Forgotten,
     pub(super) ephemerals: All,
     pub(super) due: Due,
     /// The list of wakers of the last publish, kept for its memory.
@@ -35,6 +38,37 @@ pub(super) struct State {
     pub(super) attached: u64,
     pub(super) told: usize,
     pub(super) counts: Counts,
+}
+
+/// When topics were forgotten, for pages of the store that are on their way meanwhile.
+#[derive(Default)]
+pub(super) struct Forgotten {
+    /// How often one was, ever.
+    count: u64,
+    /// Of which of these times it is known what was forgotten: those after this.
+    known_after: u64,
+    /// The last time for the topic of each row. For another topic that has the row later, that is only too careful.
+    rows: HashMap<usize, u64>,
+}
+
+/// More rows than that, and what is on its way is not believed, whatever it is of.
+const MOST_FORGOTTEN: usize = 4096;
+
+impl Forgotten {
+    fn enter(&mut self, row: Option<usize>) {
+        self.count += 1;
+        let Some(row) = row else { return };
+        if self.rows.len() == MOST_FORGOTTEN {
+            self.rows = HashMap::new();
+            self.known_after = self.count;
+        }
+        self.rows.insert(row, self.count);
+    }
+
+    /// Whether the topic of a row was forgotten since there were so many.
+    pub(super) fn since(&self, count: u64, row: usize) -> bool {
+        count < self.known_after || self.rows.get(&row).is_some_and(|last| *last > count)
+    }
 }
 
 /// What went through the window, ever.
@@ -52,8 +86,6 @@ pub(super) struct Place {
     /// Most topics never have any.
     pub(super) ephemerals: Option<Box<Ephemerals>>,
     pub(super) life: Option<Box<Life>>,
-    /// Which of all that were forgotten it was the last time.
-    pub(super) forgotten: u64,
 }
 
 /// One subscription.
@@ -113,15 +145,12 @@ impl State {
     }
 
     pub(super) fn forget(&mut self, topic: &Topic, sure: bool) {
-        self.forgotten += 1;
-        if let Some(place) = self.shelf.row(topic).and_then(|row| self.places.get_mut(row)) {
-            place.forgotten = self.forgotten;
-        }
+        self.forgotten.enter(self.shelf.row(topic));
         self.shelf.forget(topic, sure);
     }
 
     pub(super) fn age(&self) -> Age {
-        Age { run: self.head.run(), forgotten: self.forgotten }
+        Age { run: self.head.run(), forgotten: self.forgotten.count }
     }
 
     #[inline]
