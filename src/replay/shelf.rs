@@ -114,6 +114,13 @@ impl Row {
         self.entries.front().map(|entry| entry.position())
     }
 
+    /// Takes in that the topic has ended, unless that was forgotten since.
+    fn end(&mut self, position: u64) {
+        if position > self.open {
+            self.finished = NonZeroU64::new(position);
+        }
+    }
+
     fn newest(&self) -> u64 {
         self.entries.back().map_or(0, |entry| entry.position())
     }
@@ -260,7 +267,7 @@ impl Shelf {
         // An event that was accepted says that the topic is not finished, whatever was known.
         self.rows[row].finished = None;
         if kind == Kind::Finish {
-            self.rows[row].finished = NonZeroU64::new(position);
+            self.rows[row].end(position);
             self.end_lasting(row, position, now);
             if self.limits.finished.is_some() {
                 self.ends.push_back(Placed { position, row, at: now });
@@ -374,8 +381,7 @@ impl Shelf {
     }
 
     pub(crate) fn finished(&self, row: usize) -> Option<u64> {
-        let it = &self.rows[row];
-        it.finished.map(NonZeroU64::get).filter(|end| *end > it.open)
+        self.rows[row].finished.map(NonZeroU64::get)
     }
 
     /// Whether it is known if a topic is finished.
@@ -385,7 +391,6 @@ impl Shelf {
 
     /// Takes over from elsewhere whether a topic was finished at or before a position.
     pub(crate) fn learn(&mut self, row: usize, finished: bool, position: u64) {
-        let known_end = self.finished(row);
         let it = &mut self.rows[row];
         // Between the position and the floor it may have ended, or been forgotten.
         if position < it.floor {
@@ -393,9 +398,10 @@ impl Shelf {
         }
         it.known = true;
         if finished {
-            it.finished = NonZeroU64::new(known_end.map_or(position, |known| known.min(position)));
+            it.end(it.finished.map_or(position, |known| known.get().min(position)));
         } else {
             it.open = it.open.max(position);
+            it.finished = it.finished.filter(|end| end.get() > it.open);
         }
     }
 
