@@ -37,9 +37,7 @@ impl Follower {
         }
     }
 
-    /// Whether it is further behind than it may be. Apart from the loop, in which it would make everybody's deliveries a tenth
-    /// longer.
-    #[inline(never)]
+    /// Whether it is further behind than it may be.
     pub(super) fn lags(&mut self) -> bool {
         let (window, Some(meter)) = (&self.shared.window, &mut self.meter) else { return false };
         if !meter.is_over(&window.published(&self.attached)) {
