@@ -37,7 +37,9 @@ impl Follower {
         }
     }
 
-    /// Whether it is further behind than it may be.
+    /// Whether it is further behind than it may be. Not in the loop, which is long enough: most have no budget.
+    #[cold]
+    #[inline(never)]
     pub(super) fn lags(&mut self) -> bool {
         let (window, Some(meter)) = (&self.shared.window, &mut self.meter) else { return false };
         if !meter.is_over(&window.published(&self.attached)) {
