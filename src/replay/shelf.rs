@@ -18,7 +18,6 @@ use crate::Topic;
 use slab::Slab;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    num::NonZeroU64,
     sync::Arc,
     time::Duration,
 };
@@ -96,15 +95,14 @@ struct Row {
     keys: BTreeMap<Box<str>, u64>,
     bytes: usize,
     floor: u64,
-    /// The position of its end. No record has position 0.
-    finished: Option<NonZeroU64>,
+    finished: Option<u64>,
     /// Up to where someone else said that it is not finished: an end before was forgotten, also if it comes later.
     open: u64,
     /// Where its last end is: nothing before lasts.
     ended: u64,
     /// Whether it is known here if the topic is finished.
     known: bool,
-    pins: usize,
+    pins: u32,
     /// Events and bytes that were ever pushed while the row was in place.
     pushed: (u64, u64),
 }
@@ -117,7 +115,7 @@ impl Row {
     /// Takes in that the topic has ended, unless that was forgotten since.
     fn end(&mut self, position: u64) {
         if position > self.open {
-            self.finished = NonZeroU64::new(position);
+            self.finished = Some(position);
         }
     }
 
@@ -274,8 +272,7 @@ impl Shelf {
                 if self.ends.len() > 2 * self.rows.len() + 64 {
                     // Most are of topics that were forgotten since.
                     let rows = &self.rows;
-                    self.ends
-                        .retain(|end| rows.get(end.row).is_some_and(|it| it.finished == NonZeroU64::new(end.position)));
+                    self.ends.retain(|end| rows.get(end.row).is_some_and(|it| it.finished == Some(end.position)));
                 }
             }
         }
@@ -381,7 +378,7 @@ impl Shelf {
     }
 
     pub(crate) fn finished(&self, row: usize) -> Option<u64> {
-        self.rows[row].finished.map(NonZeroU64::get)
+        self.rows[row].finished
     }
 
     /// Whether it is known if a topic is finished.
@@ -398,10 +395,10 @@ impl Shelf {
         }
         it.known = true;
         if finished {
-            it.end(it.finished.map_or(position, |known| known.get().min(position)));
+            it.end(it.finished.map_or(position, |known| known.min(position)));
         } else {
             it.open = it.open.max(position);
-            it.finished = it.finished.filter(|end| end.get() > it.open);
+            it.finished = it.finished.filter(|end| *end > it.open);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Placed, Shelf};
 use crate::{Topic, replay::Entry};
-use std::{collections::VecDeque, num::NonZeroU64, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 impl Shelf {
@@ -52,7 +52,7 @@ impl Shelf {
     }
 
     pub(super) fn forget_end(&mut self, &Placed { position, row, .. }: &Placed) {
-        if let Some(it) = self.rows.get_mut(row).filter(|it| it.finished == NonZeroU64::new(position)) {
+        if let Some(it) = self.rows.get_mut(row).filter(|it| it.finished == Some(position)) {
             it.finished = None;
             self.drop_if_void(row);
         }
