@@ -78,7 +78,7 @@ struct Held {
 #[derive(Clone, Default)]
 struct Known {
     floor: u64,
-    pins: usize,
+    pins: u32,
     finished: Option<u64>,
     /// Until when that is remembered, and since when.
     end: Option<(u64, Instant)>,
