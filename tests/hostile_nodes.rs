@@ -8,33 +8,16 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use support::nodes::Log;
+use support::nodes::{Log, next_text, open, settle, text};
 use tidings::{
-    EndReason, Event, GapReason, Hub, LagBudget, Message, Start, Subscription, Topic, Topics,
+    EndReason, GapReason, Hub, LagBudget, Message, Start, Subscription, Topic, Topics,
     replay::{AppendError, Cursor, Page, Read, ReadError, Record, Refused, ReplayStore, Ring},
-    test_util::{next_event, next_message},
+    test_util::next_message,
 };
 use tokio::time::{Instant, sleep, timeout};
 
 const T: Topic = Topic::from_static("t");
 const U: Topic = Topic::from_static("u");
-
-async fn open(log: &Log) -> Hub {
-    Hub::builder().open(log.node()).await.unwrap()
-}
-
-fn text(n: impl std::fmt::Display) -> Event {
-    Event::new().data(n.to_string())
-}
-
-async fn next_text(subscription: &mut Subscription) -> String {
-    next_event(subscription).await.record().data().unwrap().into_owned()
-}
-
-/// Time stands still while anything can go on.
-async fn settle() {
-    sleep(Duration::from_millis(1)).await;
-}
 
 /// Whether it has nothing, and waits.
 async fn is_open(subscription: &mut Subscription) -> bool {

@@ -7,10 +7,9 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use std::time::Duration;
-use support::nodes::Log;
+use support::nodes::{Log, next_text, open, settle, text};
 use tidings::{
-    EndReason, Event, FeedStats, GapReason, HeartbeatHandler, Hub, HubBuilder, KeepAlive, Message, Start, Subscription,
-    Topic, Topics,
+    EndReason, FeedStats, GapReason, HeartbeatHandler, Hub, HubBuilder, KeepAlive, Message, Start, Topic, Topics,
     replay::{Cursor, Record, Ring},
     test_util::{EventReader, next_event, next_message},
 };
@@ -23,25 +22,8 @@ use tower_service::Service;
 const T: Topic = Topic::from_static("t");
 const U: Topic = Topic::from_static("u");
 
-async fn open(log: &Log) -> Hub {
-    open_with(log, Hub::builder()).await
-}
-
 async fn open_with(log: &Log, builder: HubBuilder) -> Hub {
     builder.open(log.node()).await.unwrap()
-}
-
-fn text(n: impl std::fmt::Display) -> Event {
-    Event::new().data(n.to_string())
-}
-
-async fn next_text(subscription: &mut Subscription) -> String {
-    next_event(subscription).await.record().data().unwrap().into_owned()
-}
-
-/// Time stands still while anything can go on.
-async fn settle() {
-    sleep(Duration::from_millis(1)).await;
 }
 
 fn feed(hub: &Hub) -> FeedStats {

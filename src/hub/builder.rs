@@ -166,7 +166,8 @@ impl HubBuilder {
     }
 
     /// Sets how many subscriptions there may be at a time. One more is turned away: its client comes back at a time that is
-    /// drawn for it ([`retry`](Self::retry)). Each node counts its own. For one user or address, see [`Subscription::limit`](crate::Subscription::limit).
+    /// drawn for it ([`retry`](Self::retry)). Each node counts its own. For one user or address, see
+    /// [`Subscription::limit`](crate::Subscription::limit).
     /// Default: as many as there is memory for.
     pub fn max_subscriptions(mut self, most: usize) -> Self {
         self.max_subscriptions = most;

@@ -38,6 +38,13 @@ pub enum EndReason {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EndWord(&'static str);
 
+/// How long a word of the application's may be, and of what it is made.
+const MOST_LETTERS: usize = 32;
+
+const fn is_letter(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'
+}
+
 /// What other nodes gave as words of their own, kept for good: an application has a few.
 static HEARD: std::sync::Mutex<Vec<&'static str>> = std::sync::Mutex::new(Vec::new());
 
@@ -61,8 +68,7 @@ impl EndReason {
             return own;
         }
         let other = Self::Application(EndWord("ended"));
-        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if word.is_empty() || word.len() > 32 || !word.bytes().all(fits) {
+        if word.is_empty() || word.len() > MOST_LETTERS || !word.bytes().all(is_letter) {
             return other;
         }
         let mut heard = HEARD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -92,11 +98,13 @@ impl EndReason {
     #[must_use]
     pub const fn application(word: &'static str) -> Self {
         let bytes = word.as_bytes();
-        assert!(!bytes.is_empty() && bytes.len() <= 32, "this literal is no reason: it is empty or too long");
+        assert!(!bytes.is_empty() && bytes.len() <= MOST_LETTERS, "this literal is no reason: it is empty or too long");
         let mut at = 0;
         while at < bytes.len() {
-            let fits = bytes[at].is_ascii_lowercase() || bytes[at].is_ascii_digit() || bytes[at] == b'-';
-            assert!(fits, "this literal is no reason: it has other characters than a to z, 0 to 9 and hyphens");
+            assert!(
+                is_letter(bytes[at]),
+                "this literal is no reason: it has other characters than a to z, 0 to 9 and hyphens"
+            );
             at += 1;
         }
         Self::Application(EndWord(word))

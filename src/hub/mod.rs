@@ -373,8 +373,8 @@ impl Hub {
     /// Lets a topic exist, in a hub where topics [have to be created](crate::HubBuilder::explicit_topics): it can be
     /// published to, and subscribed to before the first event. Returns whether it was not created already.
     ///
-    /// It is known to this hub, not to its store: create it again after a restart, and on each node that shares the log. It is forgotten after it was not used
-    /// [for some time](crate::HubBuilder::forget_idle_topics).
+    /// It is known to this hub, not to its store: create it again after a restart, and on each node that shares the log. It
+    /// is forgotten after it was not used [for some time](crate::HubBuilder::forget_idle_topics).
     pub fn create(&self, topic: impl Into<Topic>) -> bool {
         self.handle.shared.window.create(&topic.into())
     }

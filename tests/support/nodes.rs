@@ -6,8 +6,9 @@ use std::{
     task::{Context, Poll, Waker},
 };
 use tidings::{
-    Topic,
+    Event, Hub, Subscription, Topic,
     replay::{AppendError, Cursor, Feed, FeedItem, Notice, Page, Read, ReadError, Record, Refused, ReplayStore, Ring},
+    test_util::next_event,
 };
 
 /// The log, as a server would have it.
@@ -314,4 +315,22 @@ impl futures_util::Stream for Items {
         node.wakers.push(cx.waker().clone());
         Poll::Pending
     }
+}
+
+/// A hub of one more node.
+pub(crate) async fn open(log: &Log) -> Hub {
+    Hub::builder().open(log.node()).await.unwrap()
+}
+
+pub(crate) fn text(n: impl std::fmt::Display) -> Event {
+    Event::new().data(n.to_string())
+}
+
+pub(crate) async fn next_text(subscription: &mut Subscription) -> String {
+    next_event(subscription).await.record().data().unwrap().into_owned()
+}
+
+/// Time stands still while anything can go on.
+pub(crate) async fn settle() {
+    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
 }

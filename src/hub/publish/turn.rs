@@ -201,9 +201,7 @@ impl Turn {
         let _ = reply.send(forgotten);
         if late {
             // Nobody waits longer than this behind it.
-            behind.append(&mut self.waiting());
-            let why: Arc<dyn Error + Send + Sync> = Arc::new(AppendError::refused("the store does not answer"));
-            self.refuse(std::mem::take(behind), &why);
+            self.refuse_all(behind);
         }
     }
 
@@ -245,9 +243,7 @@ impl Turn {
                 if let Ok(outcomes) = timeout(limit, append.as_mut()).await {
                     break outcomes;
                 }
-                let why: Arc<dyn Error + Send + Sync> = Arc::new(AppendError::refused("the store does not answer"));
-                behind.append(&mut self.waiting());
-                self.refuse(std::mem::take(behind), &why);
+                self.refuse_all(behind);
             }
         };
         // Who came in the meantime would wait as long again, for a store that is away.
@@ -258,10 +254,15 @@ impl Turn {
             let _ = one.reply.send(answers.by_ref().take(one.count).collect());
         }
         if is_away {
-            let why: Arc<dyn Error + Send + Sync> = Arc::new(AppendError::refused("the store does not answer"));
-            behind.append(&mut self.waiting());
-            self.refuse(std::mem::take(behind), &why);
+            self.refuse_all(behind);
         }
+    }
+
+    /// Answers all who wait, those behind what was being done included: the store does not answer.
+    fn refuse_all(&self, behind: &mut Vec<Job>) {
+        behind.append(&mut self.waiting());
+        let why: Arc<dyn Error + Send + Sync> = Arc::new(AppendError::refused("the store does not answer"));
+        self.refuse(std::mem::take(behind), &why);
     }
 
     /// Answers those who waited for a store that cannot be used: nothing of theirs was given to it.
